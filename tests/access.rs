@@ -8,18 +8,18 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 /// A host that wants a token from readers, too.
-fn guarded() -> Host {
+fn host_with_read_token() -> Host {
     Host::start("poll.interval = '100ms'\nauth.read_token_file = '{}/data/read.token'\n", &[])
 }
 
-fn cookie(login: &Response) -> String {
+fn session_cookie(login: &Response) -> String {
     let cookie = login.header("set-cookie").unwrap_or_else(|| panic!("{login:?}"));
     format!("Cookie: other=1; {}\r\n", cookie.split(';').next().unwrap())
 }
 
 #[test]
 fn with_a_read_token_every_path_but_probes_and_openapi_returns_401_without_it() {
-    let host = guarded();
+    let host = host_with_read_token();
     let mode = fs::metadata(host.data().join("read.token")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "it is made for this user alone");
     for path in ["/", "/v1/instances", "/v1/instances/host/usage/stream", "/metrics", "/v1/snapshot", "/parsec/metrics"]
@@ -41,7 +41,7 @@ fn with_a_read_token_every_path_but_probes_and_openapi_returns_401_without_it() 
 
 #[test]
 fn health_shows_its_reasons_only_to_clients_with_the_read_token() {
-    let host = guarded();
+    let host = host_with_read_token();
     host.until("/ready", |ready| ready.status == 200);
     assert_eq!(host.ordered("POST", "/v1/plugins/procfs/quarantine", &[]).status, 202);
     let health = host.until("/health", |health| health.json()["status"] == "degraded");
@@ -52,7 +52,7 @@ fn health_shows_its_reasons_only_to_clients_with_the_read_token() {
 
 #[test]
 fn a_token_without_the_needed_right_gets_403_and_no_token_gets_401() {
-    let host = guarded();
+    let host = host_with_read_token();
     let put = |headers: &str| request(&host.address, "PUT", "/v1/instances/web", headers);
     let refused = put(&host.bearer("read"));
     assert_eq!(
@@ -68,7 +68,7 @@ fn a_token_without_the_needed_right_gets_403_and_no_token_gets_401() {
 
 #[test]
 fn a_browser_can_log_in_read_stream_and_log_out() {
-    let host = guarded();
+    let host = host_with_read_token();
     let html = "Accept: text/html,application/xhtml+xml\r\n";
     let page = host.request_with("GET", "/", html);
     assert_eq!(page.status, 401);
@@ -91,7 +91,7 @@ fn a_browser_can_log_in_read_stream_and_log_out() {
         set.contains("HttpOnly; SameSite=Strict") && !set.contains("Secure") && !set.contains(token.trim()),
         "{set}"
     );
-    let cookie = cookie(&login);
+    let cookie = session_cookie(&login);
     assert!(host.request_with("GET", "/", &cookie).body.contains("Log out"));
     host.until_with("/v1/instances/host/usage", &cookie, |usage| usage.status == 200);
     let mut stream = crate::harness::stream(&host.address, "/v1/instances/host/usage/stream", &cookie);
@@ -112,10 +112,10 @@ fn a_browser_can_log_in_read_stream_and_log_out() {
 
 #[test]
 fn a_session_cookie_allows_only_reading_even_if_made_from_the_admin_token() {
-    let host = guarded();
+    let host = host_with_read_token();
     let login = request(&host.address, "POST", "/login", &host.bearer("admin"));
     assert_eq!(login.status, 204);
-    let cookie = cookie(&login);
+    let cookie = session_cookie(&login);
     assert_eq!(host.request_with("GET", "/v1/instances", &cookie).status, 200);
     for (method, path) in [("PUT", "/v1/instances/a"), ("POST", "/v1/plugins/procfs/quarantine")] {
         assert_eq!(request(&host.address, method, path, &cookie).status, 401, "{path}");
@@ -125,7 +125,7 @@ fn a_session_cookie_allows_only_reading_even_if_made_from_the_admin_token() {
 
 #[test]
 fn invalid_logins_get_no_cookie() {
-    let host = guarded();
+    let host = host_with_read_token();
     let login = |headers: &str, body: &str| {
         let answer = send(&host.address, "POST", "/login", headers, body.as_bytes());
         assert!(answer.header("set-cookie").is_none(), "{answer:?}");
@@ -217,7 +217,7 @@ fn a_request_whose_client_disconnects_before_the_response_is_audited() {
 
 #[test]
 fn the_command_line_finds_the_token_or_names_the_option_to_pass_it() {
-    let host = guarded();
+    let host = host_with_read_token();
     host.until_with("/v1/instances/host/usage", &host.bearer("read"), |usage| usage.status == 200);
     let folder = host.data().display().to_string();
     let url = host.url();

@@ -4,7 +4,7 @@ use crate::harness::{Host, verbs, workspace};
 use std::process::{Command, Output};
 
 /// A program of the tests' own, as `cargo dev setup` installs it.
-fn installed(program: &str) -> Command {
+fn installed_program(program: &str) -> Command {
     Command::new(workspace().join("target/schemathesis/bin").join(program))
 }
 
@@ -28,7 +28,7 @@ fn the_openapi_document_is_valid_and_lists_the_configured_paths() {
     assert!(has("/scrape") && has("/app") && !has("/metrics") && !has("/parsec/metrics"));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), answer.body).unwrap();
-    let Output { status, stdout, stderr } = installed("openapi-spec-validator").arg(file.path()).output().unwrap();
+    let Output { status, stdout, stderr } = installed_program("openapi-spec-validator").arg(file.path()).output().unwrap();
     let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{said}");
 }
@@ -38,7 +38,7 @@ fn responses_to_generated_requests_match_the_openapi_document() {
     let host = host();
     let folder = tempfile::tempdir().unwrap();
     let admin = host.bearer("admin");
-    let Output { status, stdout, stderr } = installed("schemathesis")
+    let Output { status, stdout, stderr } = installed_program("schemathesis")
         .current_dir(&folder)
         .arg("--config-file")
         .arg(workspace().join("tests/schemathesis.toml"))

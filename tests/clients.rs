@@ -16,7 +16,7 @@ const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const POINTS: i64 = 1000;
 
 /// One with an instance of very many fields.
-async fn host(change: impl FnOnce(&mut Config)) -> Host {
+async fn host_with_big_instance(change: impl FnOnce(&mut Config)) -> Host {
     let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
     config.store.memory_only = true;
     change(&mut config);
@@ -40,7 +40,7 @@ fn raise_open_files() {
 }
 
 /// Asks for something, and reads the first of the answer.
-fn ask(address: &str, path: &str) -> (TcpStream, String) {
+fn send_and_read_head(address: &str, path: &str) -> (TcpStream, String) {
     let mut socket = connect_from(GREEDY, address);
     write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
     let mut head = vec![0; 1024];
@@ -50,7 +50,7 @@ fn ask(address: &str, path: &str) -> (TcpStream, String) {
 }
 
 /// Returns an answer, also one in pieces. The memory of the answer before may be given back a moment after it was read.
-fn whole(address: &str, path: &str) -> serde_json::Value {
+fn get_json_once_admitted(address: &str, path: &str) -> serde_json::Value {
     let answers = std::iter::repeat_with(|| stream(address, path, ""));
     let answer = answers.take(1000).find(|answer| answer.head.status != 429).unwrap();
     assert_eq!(answer.head.status, 200, "{path}");
@@ -60,7 +60,7 @@ fn whole(address: &str, path: &str) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_responses_of_one_peer_leave_memory_to_other_peers() {
     // A peer may have 2 MiB, which is two large answers.
-    let host = host(|config| config.http.max_answer_bytes = Some(Size::new(4 << 20))).await;
+    let host = host_with_big_instance(|config| config.http.max_answer_bytes = Some(Size::new(4 << 20))).await;
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {
         for path in [
@@ -71,18 +71,18 @@ async fn unread_responses_of_one_peer_leave_memory_to_other_peers() {
             // That the ones before have left is noticed once something is written to them.
             let large = "/v1/instances/big/usage/range?range=1h&resolution=1s";
             let ask_again =
-                || std::iter::repeat_with(|| ask(&address, large)).find(|(_, head)| !head.contains(" 429 "));
+                || std::iter::repeat_with(|| send_and_read_head(&address, large)).find(|(_, head)| !head.contains(" 429 "));
             let held = [(); 2].map(|()| ask_again().unwrap());
             for (_, head) in &held {
                 assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");
             }
-            let (_, refused) = ask(&address, path);
+            let (_, refused) = send_and_read_head(&address, path);
             assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("retry-after: 5"), "{refused}");
             assert!(refused.contains("http.max_answer_bytes"), "{refused}");
             // Another has all of it.
-            assert!(whole(&address, path).to_string().contains("\"field_255\":"), "{path}");
+            assert!(get_json_once_admitted(&address, path).to_string().contains("\"field_255\":"), "{path}");
         }
-        let points = whole(&address, "/v1/instances/big/usage/range?range=1h&resolution=1s");
+        let points = get_json_once_admitted(&address, "/v1/instances/big/usage/range?range=1h&resolution=1s");
         assert!(points.as_array().unwrap().len() as i64 >= POINTS - 1);
         let small = request(&address, "GET", "/v1/instances/big/usage/range?range=1m&fields=field_1", "");
         assert!(small.header("content-length").is_some(), "{small:?}");
@@ -97,7 +97,7 @@ async fn a_peer_that_guesses_tokens_at_the_login_gets_429_and_other_peers_can_lo
     let folder = tempfile::TempDir::new().unwrap();
     let token = folder.path().join("read.token");
     std::fs::write(&token, "the right one").unwrap();
-    let host = host(|config| config.auth.read_token_file = Some(token)).await;
+    let host = host_with_big_instance(|config| config.auth.read_token_file = Some(token)).await;
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {
         let guess = |token: &str| {
@@ -131,7 +131,7 @@ async fn unfinished_request_bodies_of_one_peer_leave_memory_to_other_peers() {
     let folder = tempfile::TempDir::new().unwrap();
     let token = folder.path().join("write.token");
     std::fs::write(&token, "may write").unwrap();
-    let host = host(|config| {
+    let host = host_with_big_instance(|config| {
         config.auth.write_token_file = Some(token);
         config.http.max_answer_bytes = Some(Size::new(4 << 20));
     })
@@ -170,7 +170,7 @@ async fn unfinished_request_bodies_of_one_peer_leave_memory_to_other_peers() {
 }
 
 /// Fifteen hundred instances every 100 ms, and one that counts. As many streams of all, of one peer, and none of them read.
-fn with_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
+fn host_with_1500_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
     let config = "poll.interval = '100ms'\npoll.discover_interval = '1h'\n\
                   [[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\nlimits = { deadline = '10s' }\n\
                   [plugins.flock]\nconfig = { flock = 1500 }\nlimits = { cpu = '90ms', output = '64MiB' }\n\
@@ -188,12 +188,12 @@ fn with_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
 
 #[test]
 fn unread_streams_of_one_peer_delay_no_other_peer_and_health_names_that_peer() {
-    beside_unread_streams("HTTP/1.1");
+    assert_unread_streams_delay_no_other_peer("HTTP/1.1");
 }
 
 #[test]
 fn unread_http_1_0_streams_of_one_peer_delay_no_other_peer_and_health_names_that_peer() {
-    beside_unread_streams("HTTP/1.0");
+    assert_unread_streams_delay_no_other_peer("HTTP/1.0");
 }
 
 /// Reads what comes on some sockets, until the other end is gone or all are over.
@@ -211,16 +211,16 @@ fn read_all(mut sockets: Vec<TcpStream>) {
 #[test]
 fn many_http_1_0_streams_read_by_one_peer_cost_another_peer_no_sample() {
     raise_open_files();
-    let (host, streams) = with_streams("HTTP/1.0");
+    let (host, streams) = host_with_1500_streams("HTTP/1.0");
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
     let reading = std::thread::spawn(|| read_all(streams));
-    counts(&mut host.stream("/v1/instances/count/usage/stream"));
+    assert_no_sample_is_missed(&mut host.stream("/v1/instances/count/usage/stream"));
     drop(host);
     reading.join().unwrap();
 }
 
 /// A modest stream has each sample, whenever it comes.
-fn counts(modest: &mut crate::harness::Stream) {
+fn assert_no_sample_is_missed(modest: &mut crate::harness::Stream) {
     let (_, _, first) = modest.told();
     let first = first["value"].as_u64().unwrap();
     for count in first + 1..first + 50 {
@@ -229,16 +229,16 @@ fn counts(modest: &mut crate::harness::Stream) {
     }
 }
 
-fn beside_unread_streams(version: &str) {
+fn assert_unread_streams_delay_no_other_peer(version: &str) {
     raise_open_files();
-    let (host, unread) = with_streams(version);
+    let (host, unread) = host_with_1500_streams(version);
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
     let begins = Instant::now();
     let mut modest = host.stream("/v1/instances/count/usage/stream");
     modest.told();
     // A minute and more where all streams are written in turn.
     assert!(begins.elapsed() < Duration::from_secs(20), "it began after {:?}", begins.elapsed());
-    counts(&mut modest);
+    assert_no_sample_is_missed(&mut modest);
     host.until("/health", |health| health.body.contains("client 127.0.0.2 reads many of its streams more slowly"));
     assert!(!host.get("/health").body.contains("127.0.0.1"), "who reads is not named");
     drop(unread);
@@ -284,13 +284,13 @@ async fn large_lists_of_hosts_and_plugins_are_sent_in_chunks_and_count_against_t
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {
         let path = "/telemetry/hosts";
-        let held = [(); 2].map(|()| ask(&address, path));
+        let held = [(); 2].map(|()| send_and_read_head(&address, path));
         for (_, head) in &held {
             assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");
         }
-        let (_, refused) = ask(&address, path);
+        let (_, refused) = send_and_read_head(&address, path);
         assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("http.max_answer_bytes"), "{refused}");
-        let hosts = whole(&address, "/telemetry/hosts");
+        let hosts = get_json_once_admitted(&address, "/telemetry/hosts");
         let hosts: Vec<_> = hosts["hosts"].as_array().unwrap().iter().map(|host| host.as_str().unwrap()).collect();
         assert!(hosts.len() == HOSTS && hosts.is_sorted(), "{}", hosts.len());
         drop(held);

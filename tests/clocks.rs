@@ -8,7 +8,7 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 const YEAR_MS: i64 = 365 * DAY_MS;
 
 /// The times of all that `store export` finds of an instance.
-fn exported(host: &Host) -> Vec<String> {
+fn exported_times(host: &Host) -> Vec<String> {
     let mut command = crate::harness::dropsonde();
     command.args(["store", "export", "--format", "csv", "--instance", "ok", "--data"]).arg(host.data());
     let (code, out, errors) = run(&mut command);
@@ -17,7 +17,7 @@ fn exported(host: &Host) -> Vec<String> {
 }
 
 /// The tenths of seconds around a time in which a range has something.
-fn around(host: &Host, now_ms: i64) -> Vec<String> {
+fn sample_times_around(host: &Host, now_ms: i64) -> Vec<String> {
     let (since, until) = ((now_ms - 60_000) / 1000, (now_ms + 60_000) / 1000);
     let path = format!("/v1/instances/ok/usage/range?since={since}&until={until}&resolution=100ms");
     let range = host.get(&path).json();
@@ -40,18 +40,18 @@ fn until_published(host: &Host, more: u64) {
 }
 
 /// Starts with a clock that is wrong, then right; what was recorded, by which clock, is there in the end.
-fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
+fn no_sample_is_lost_after_a_start_with_the_clock_off_by(ms: i64) {
     let clock = WallClock::right();
     let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
     until_published(&host, 5);
-    let right = around(&host, now_ms());
+    let right = sample_times_around(&host, now_ms());
     assert!(right.len() >= 3);
 
     host.stop();
     clock.set(ms);
     let mut host = host.started_again_as(clock.dropsonde());
     until_published(&host, 5);
-    let (wrong_ms, before) = (now_ms() + ms, around(&host, now_ms() + ms));
+    let (wrong_ms, before) = (now_ms() + ms, sample_times_around(&host, now_ms() + ms));
     assert!(before.len() >= 3, "{before:?}");
     let latest = host.get("/v1/instances/ok/usage").json()["at"].as_str().unwrap().to_owned();
     assert!(before.iter().any(|at| at[..13] == latest[..13]), "the latest is what was read last: {latest}");
@@ -62,9 +62,9 @@ fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
         ["back", "ahead"].map(|direction| format!("dropsonde_clock_jumps_total{{direction=\"{direction}\"}} 1"));
     host.until("/metrics", |metrics| jumps.iter().all(|jump| metrics.body.contains(jump)));
     until_published(&host, 5);
-    let after = around(&host, now_ms());
+    let after = sample_times_around(&host, now_ms());
     assert!(right.iter().all(|at| after.contains(at)), "what was there before stays: {right:?} {after:?}");
-    let wrong = around(&host, wrong_ms);
+    let wrong = sample_times_around(&host, wrong_ms);
     if ms < 0 {
         assert!(before.iter().all(|at| wrong.contains(at)), "{before:?} {wrong:?}");
     } else {
@@ -75,7 +75,7 @@ fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
     let reasons = health.json()["reasons"].to_string();
     assert!(reasons.contains("the clock was set "), "{reasons}");
     host.stop();
-    let all = exported(&host);
+    let all = exported_times(&host);
     for at in right.iter().chain(&before).chain(&after) {
         let at = at.trim_end_matches('Z');
         assert!(all.iter().any(|row| row.starts_with(at)), "{at} is gone: {all:?}");
@@ -90,22 +90,22 @@ fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
 
 #[test]
 fn no_sample_is_lost_after_a_start_with_the_clock_an_hour_behind() {
-    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(-HOUR_MS);
+    no_sample_is_lost_after_a_start_with_the_clock_off_by(-HOUR_MS);
 }
 
 #[test]
 fn no_sample_is_lost_after_a_start_with_the_clock_56_years_behind() {
-    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(-56 * YEAR_MS);
+    no_sample_is_lost_after_a_start_with_the_clock_off_by(-56 * YEAR_MS);
 }
 
 #[test]
 fn no_sample_is_lost_after_a_start_with_the_clock_two_hours_ahead() {
-    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(2 * HOUR_MS);
+    no_sample_is_lost_after_a_start_with_the_clock_off_by(2 * HOUR_MS);
 }
 
 #[test]
 fn no_sample_is_lost_after_a_start_with_the_clock_ten_years_ahead() {
-    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(10 * YEAR_MS);
+    no_sample_is_lost_after_a_start_with_the_clock_off_by(10 * YEAR_MS);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_stream_resumed_after_the_clock_was_set_back_begins_with_a_reset_to_the_firs
     let (event, _, reset) = stream.told();
     assert_eq!(event, "reset");
     let from = reset["from"].as_str().unwrap().to_owned();
-    let first = around(&host, now_ms() - 2 * HOUR_MS)[0].clone();
+    let first = sample_times_around(&host, now_ms() - 2 * HOUR_MS)[0].clone();
     assert!(from <= first, "{from} is later than {first}");
 }
 

@@ -2,7 +2,7 @@ use crate::harness::{Host, dropsonde, run, verbs};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-fn file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+fn write_file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     path
@@ -33,7 +33,7 @@ fn plugin_check_refuses_invalid_components_and_says_why() {
         ("stranger.wasm", wat(stranger), "it exports wasi:cli/run@0.2.0"),
         ("truncated.wasm", truncated.to_vec(), "not a valid component"),
     ] {
-        let (code, out, error) = run(dropsonde().args(["plugin", "check"]).arg(file(&folder, name, &bytes)));
+        let (code, out, error) = run(dropsonde().args(["plugin", "check"]).arg(write_file(&folder, name, &bytes)));
         assert!(code == 1 && error.contains(says) && out.is_empty(), "{name}: {code} {error}");
     }
     let (code, _, error) = run(dropsonde().args(["plugin", "check", "/no/such.wasm"]));
@@ -45,7 +45,7 @@ fn plugin_check_refuses_invalid_components_and_says_why() {
 #[test]
 fn plugin_check_shows_exports_imports_and_the_grants_to_paste() {
     let folder = tempfile::tempdir().unwrap();
-    let verbs = file(&folder, "verbs.wasm", verbs());
+    let verbs = write_file(&folder, "verbs.wasm", verbs());
     let (code, out, error) =
         run(dropsonde().args(["plugin", "check", "--config", r#"{"read":"/etc/hostname"}"#]).arg(&verbs));
     assert_eq!(code, 0, "{error}");
@@ -75,7 +75,7 @@ fn plugin_run_shows_samples_call_time_and_memory() {
     assert!(report["samples"]["host"]["cpu_percent"].is_number(), "rates are there: {report}");
     assert!(report["call_seconds"].as_f64().unwrap() > 0.0 && report["memory_bytes"].as_u64().unwrap() > 0);
     let folder = tempfile::tempdir().unwrap();
-    let verbs = file(&folder, "verbs.wasm", verbs());
+    let verbs = write_file(&folder, "verbs.wasm", verbs());
     let (code, out, _) = run(dropsonde().args(["plugin", "run", "--instance", "ok", "--instance", "gone"]).arg(&verbs));
     assert!(code == 0 && out.contains("value") && out.contains("gone  the instance is gone"), "{out}");
     let (code, _, error) = run(dropsonde().args(["plugin", "run", "--instance", "panic"]).arg(&verbs));
@@ -144,7 +144,7 @@ fn client_commands_name_unknown_instances_and_fields_and_suggest_the_nearest() {
 #[test]
 fn plugin_run_shows_usage_of_each_limit_and_names_the_exceeded_one() {
     let folder = tempfile::tempdir().unwrap();
-    let verbs = file(&folder, "verbs.wasm", verbs());
+    let verbs = write_file(&folder, "verbs.wasm", verbs());
     let run = |args: &[&str]| run(dropsonde().args(["plugin", "run"]).arg(&verbs).args(args));
     let (code, out, error) = run(&["--instance", "ok", "--cpu", "90ms", "--memory", "32MiB", "--deadline", "2s"]);
     assert_eq!(code, 0, "{error}");
@@ -170,7 +170,7 @@ fn plugin_run_shows_usage_of_each_limit_and_names_the_exceeded_one() {
 #[test]
 fn grant_all_grants_what_a_plugin_needs_and_lists_it() {
     let folder = tempfile::tempdir().unwrap();
-    let verbs = file(&folder, "verbs.wasm", verbs());
+    let verbs = write_file(&folder, "verbs.wasm", verbs());
     let mut command = dropsonde();
     command.args(["plugin", "run", "--instance", "read", "--config", r#"{"read":"/proc/loadavg"}"#]).arg(&verbs);
     let (code, _, error) = run(&mut command);

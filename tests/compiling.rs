@@ -5,12 +5,12 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// A component that takes minutes to compile, another for each number.
-fn endless(nth: usize) -> Vec<u8> {
+fn very_slow_component(nth: usize) -> Vec<u8> {
     components::slow_to_compile(60_000 + nth)
 }
 
 /// The processes a host compiles in.
-fn compilers(host: &Host) -> Vec<u32> {
+fn compiler_pids(host: &Host) -> Vec<u32> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let compiles = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -23,16 +23,16 @@ fn compilers(host: &Host) -> Vec<u32> {
 
 #[test]
 fn slow_compilations_delay_an_upload_by_seconds_and_end_at_their_time_limit() {
-    let slow: Vec<_> = (0..5).map(|nth| (format!("slow{nth}"), endless(nth))).collect();
+    let slow: Vec<_> = (0..5).map(|nth| (format!("slow{nth}"), very_slow_component(nth))).collect();
     let slow: Vec<_> = slow.iter().map(|(name, component)| (name.as_str(), &component[..])).collect();
     let host = Host::start_cold("[plugins.slow0.limits]\ncompile_time = '2s'\n", &slow);
-    until("nothing is compiled", || compilers(&host).len() >= 2);
+    until("nothing is compiled", || compiler_pids(&host).len() >= 2);
     let start = Instant::now();
     assert_eq!(host.ordered("PUT", "/v1/plugins/good", verbs()).status, 202);
     host.until("/v1/plugins/good", |page| page.json()["state"] == "running");
     let took = start.elapsed();
     assert!(took < Duration::from_secs(40), "{took:?}");
-    assert!(compilers(&host).len() <= 3, "two quick ones and a slow one");
+    assert!(compiler_pids(&host).len() <= 3, "two quick ones and a slow one");
     // One of them waits for the others: what comes in its place is compiled at once.
     let names = ["slow1", "slow2", "slow3", "slow4"];
     let put = |name: &str| host.ordered("PUT", &format!("/v1/plugins/{name}"), verbs()).status;
@@ -47,8 +47,8 @@ fn slow_compilations_delay_an_upload_by_seconds_and_end_at_their_time_limit() {
 
 #[test]
 fn a_newer_upload_replaces_an_older_one_that_is_still_queued() {
-    let host = Host::start("", &[("busy", &endless(0))]);
-    until("nothing is compiled", || !compilers(&host).is_empty());
+    let host = Host::start("", &[("busy", &very_slow_component(0))]);
+    until("nothing is compiled", || !compiler_pids(&host).is_empty());
     let put = |component: Vec<u8>| {
         let (address, bearer) = (host.address.clone(), host.bearer("admin"));
         std::thread::spawn(move || crate::harness::send(&address, "PUT", "/v1/plugins/busy", &bearer, &component))
@@ -65,12 +65,12 @@ fn a_newer_upload_replaces_an_older_one_that_is_still_queued() {
     assert_eq!((older.status, newer.status), (409, 202), "{older:?} {newer:?}");
     assert!(older.body.contains("a newer version came while this one waited"), "{older:?}");
     assert_eq!(host.ordered("DELETE", "/v1/plugins/busy", &[]).status, 204);
-    until("a plugin that is removed is compiled on", || compilers(&host).is_empty());
+    until("a plugin that is removed is compiled on", || compiler_pids(&host).is_empty());
 }
 
 #[test]
 fn compiler_processes_end_when_their_host_is_killed() {
-    let host = Host::start("", &[("slow", &endless(0))]);
+    let host = Host::start("", &[("slow", &very_slow_component(0))]);
     // The bundled ones are compiled, too, and done soon.
     let is_as_urgent_as_plugins = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -79,7 +79,7 @@ fn compiler_processes_end_when_their_host_is_killed() {
     host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running");
     let mut compilers = Vec::new();
     until("nothing is compiled", || {
-        compilers = self::compilers(&host);
+        compilers = compiler_pids(&host);
         compilers.iter().any(is_as_urgent_as_plugins)
     });
     host.signal("KILL");

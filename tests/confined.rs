@@ -15,7 +15,7 @@ const ENOSYS: u32 = 38;
 const EPERM: u32 = 1;
 
 /// Starts hosts on a thread whose children have these filters, the last one set first.
-fn under<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + Send) -> T {
+fn with_filters<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let filtered = scope.spawn(move || {
             filters.iter().rev().for_each(|filter| apply_filter(filter).unwrap());
@@ -26,7 +26,7 @@ fn under<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + Send) ->
 }
 
 /// Answers some system calls with an error.
-fn answering(calls: &[i64], errno: u32) -> BpfProgram {
+fn errno_filter(calls: &[i64], errno: u32) -> BpfProgram {
     let filter = SeccompFilter::new(
         calls.iter().map(|call| (*call, Vec::new())).collect(),
         SeccompAction::Allow,
@@ -36,12 +36,12 @@ fn answering(calls: &[i64], errno: u32) -> BpfProgram {
     filter.unwrap().try_into().unwrap()
 }
 
-fn where_openat2_answers<T: Send>(errno: u32, start: impl FnOnce() -> T + Send) -> T {
-    under(vec![answering(&[OPENAT2], errno)], start)
+fn where_openat2_fails_with<T: Send>(errno: u32, start: impl FnOnce() -> T + Send) -> T {
+    with_filters(vec![errno_filter(&[OPENAT2], errno)], start)
 }
 
 /// The filter of `SystemCallFilter=` for some of systemd's groups, with `SystemCallErrorNumber=EPERM`.
-fn allowing(groups: &[&str]) -> BpfProgram {
+fn allow_filter(groups: &[&str]) -> BpfProgram {
     let (mut calls, mut known) = (BTreeSet::new(), BTreeSet::new());
     let mut ahead: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
     while let Some(group) = ahead.pop() {
@@ -76,14 +76,14 @@ fn systemd_analyze() -> Command {
 }
 
 /// The unit as it is shipped, but for where the binary is.
-fn unit() -> String {
+fn systemd_unit() -> String {
     let unit = std::fs::read_to_string(workspace().join("host/systemd/dropsonde.service")).unwrap();
     unit.replace("/usr/local/bin/dropsonde", env!("CARGO_BIN_EXE_dropsonde"))
 }
 
 /// The value of a setting of the unit.
-fn setting(name: &str) -> String {
-    let unit = unit();
+fn unit_setting(name: &str) -> String {
+    let unit = systemd_unit();
     let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("{name} is not in the unit")).to_owned()
 }
@@ -99,7 +99,7 @@ fn with_mounts(script: &str) -> Command {
 }
 
 /// The binary under limits of the shell's `ulimit`.
-fn limited(limit: &str) -> Command {
+fn with_ulimit(limit: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!(r#"ulimit {limit} && exec "$0" "$@""#), env!("CARGO_BIN_EXE_dropsonde")]);
     command
@@ -112,7 +112,7 @@ fn has_cpu(usage: &Response) -> bool {
 #[test]
 fn procfs_samples_this_machine_where_openat2_is_unknown_or_forbidden() {
     for errno in [ENOSYS, EPERM] {
-        let host = where_openat2_answers(errno, || {
+        let host = where_openat2_fails_with(errno, || {
             Host::start("poll.interval = '1s'\nplugins.procfs.limits.cpu = '1s'\n", &[])
         });
         let usage = host.until("/v1/instances/host/usage", has_cpu).json();
@@ -127,7 +127,7 @@ fn procfs_samples_this_machine_where_openat2_is_unknown_or_forbidden() {
 fn systemd_analyze_accepts_the_unit_and_rates_its_exposure_low() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dropsonde.service");
-    std::fs::write(&file, unit()).unwrap();
+    std::fs::write(&file, systemd_unit()).unwrap();
     let (code, out, error) = run(systemd_analyze().args(["verify", "--man=no"]).arg(&file));
     assert_eq!((code, out.as_str(), error.as_str()), (0, "", ""));
     // In tenths: 2.0.
@@ -138,12 +138,12 @@ fn systemd_analyze_accepts_the_unit_and_rates_its_exposure_low() {
 
 #[test]
 fn plugins_give_samples_under_the_system_call_filter_of_the_unit() {
-    assert_eq!(setting("SystemCallFilter"), "@system-service");
-    assert_eq!(setting("SystemCallErrorNumber"), "EPERM");
-    assert_eq!((setting("RestrictSUIDSGID"), setting("RestrictNamespaces")), ("yes".to_owned(), "yes".to_owned()));
+    assert_eq!(unit_setting("SystemCallFilter"), "@system-service");
+    assert_eq!(unit_setting("SystemCallErrorNumber"), "EPERM");
+    assert_eq!((unit_setting("RestrictSUIDSGID"), unit_setting("RestrictNamespaces")), ("yes".to_owned(), "yes".to_owned()));
     // The last two have no flags that a filter could look at: systemd answers them with ENOSYS.
-    let filters = vec![allowing(&["@system-service", "@default"]), answering(&[OPENAT2, CLONE3], ENOSYS)];
-    let host = under(filters, || Host::start("poll.interval = '200ms'\n", &[("verbs", verbs())]));
+    let filters = vec![allow_filter(&["@system-service", "@default"]), errno_filter(&[OPENAT2, CLONE3], ENOSYS)];
+    let host = with_filters(filters, || Host::start("poll.interval = '200ms'\n", &[("verbs", verbs())]));
     host.until("/v1/instances/host/usage", has_cpu);
     host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
     assert_eq!(host.write("PUT", "/v1/instances/ok", r#"{"samplers":["verbs"]}"#).status, 200);
@@ -154,7 +154,7 @@ fn plugins_give_samples_under_the_system_call_filter_of_the_unit() {
 
 #[test]
 fn plugins_give_samples_without_capabilities_on_a_read_only_file_system() {
-    assert_eq!((setting("ProtectSystem"), setting("CapabilityBoundingSet")), ("strict".to_owned(), String::new()));
+    assert_eq!((unit_setting("ProtectSystem"), unit_setting("CapabilityBoundingSet")), ("strict".to_owned(), String::new()));
     // As systemd does: all is read-only, but for what is a mount of its own.
     const CONFINED: &str = r#"
         for folder in "$DATA" /proc/sys /sys; do mount --rbind "$folder" "$folder"; done
@@ -190,7 +190,7 @@ fn ungranted_files_and_magic_links_are_denied_where_openat2_is_unknown() {
                   [plugins.link]\nconfig = { read = '/proc/self/root/etc/passwd' }\n\
                   grants = { read = ['/proc/**', '/etc/**'] }\n\
                   [plugins.other]\nconfig = { read = '/etc/passwd' }\ngrants = { read = ['/proc/**'] }\n";
-    let host = where_openat2_answers(ENOSYS, || Host::start(config, &[("link", verbs()), ("other", verbs())]));
+    let host = where_openat2_fails_with(ENOSYS, || Host::start(config, &[("link", verbs()), ("other", verbs())]));
     for name in ["link", "other"] {
         let page = host.until(&format!("/v1/plugins/{name}"), |page| page.json().get("last_failure").is_some()).json();
         let reason = page["last_failure"]["reason"].as_str().unwrap();
@@ -216,7 +216,7 @@ fn a_sampler_that_never_gave_a_sample_degrades_health_with_the_reason() {
 #[test]
 fn a_plugin_that_cannot_be_compiled_within_the_address_space_limit_fails_and_names_it() {
     let slow = components::slow_to_compile(20_000);
-    let host = Host::start_as(limited("-v 1000000"), "", &[("slow", &slow)]);
+    let host = Host::start_as(with_ulimit("-v 1000000"), "", &[("slow", &slow)]);
     let page = host.until("/v1/plugins/slow", |page| page.json()["state"] == "failed").json();
     let reason = page["last_failure"]["reason"].as_str().unwrap();
     assert_eq!(
@@ -228,7 +228,7 @@ fn a_plugin_that_cannot_be_compiled_within_the_address_space_limit_fails_and_nam
 
 #[test]
 fn a_start_with_too_little_address_space_fails_and_names_the_limit() {
-    let (code, _, error) = run(limited("-v 300000").args(["serve", "--listen", "127.0.0.1:0", "--memory-only"]));
+    let (code, _, error) = run(with_ulimit("-v 300000").args(["serve", "--listen", "127.0.0.1:0", "--memory-only"]));
     assert_eq!(code, 1, "{error}");
     assert_eq!(
         error,
@@ -301,7 +301,7 @@ fn history_stays_in_memory_beyond_the_file_size_limit_and_stopping_reports_the_l
 #[test]
 fn a_plugin_that_needs_more_than_the_file_size_limit_fails_and_names_it() {
     // In blocks of 512 bytes.
-    let host = Host::start_cold_as(limited("-f 16"), "", &[]);
+    let host = Host::start_cold_as(with_ulimit("-f 16"), "", &[]);
     let page = host.until("/v1/plugins/procfs", |page| page.json().get("last_failure").is_some()).json();
     assert_eq!(
         page["last_failure"]["reason"],
@@ -311,7 +311,7 @@ fn a_plugin_that_needs_more_than_the_file_size_limit_fails_and_names_it() {
 }
 
 /// Unread answers and streams, of several peers.
-fn unread(address: &str, each: usize) -> Vec<std::net::TcpStream> {
+fn open_unread_connections(address: &str, each: usize) -> Vec<std::net::TcpStream> {
     use std::io::Write as _;
     let paths = ["/v1/instances", "/metrics", "/v1/stream", "/v1/usage/range?range=1h&label=kind%3Dflock", "/v1/usage"];
     let open = |(peer, nth): (u8, usize)| {
@@ -327,7 +327,7 @@ fn unread(address: &str, each: usize) -> Vec<std::net::TcpStream> {
 fn plugins_beyond_the_address_space_limit_are_refused_and_running_ones_continue() {
     let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '200ms'\n\
                   limits = { deadline = '10s' }\n";
-    let host = Host::start_as(limited("-v 2097152"), config, &[("modest", verbs())]);
+    let host = Host::start_as(with_ulimit("-v 2097152"), config, &[("modest", verbs())]);
     host.until("/v1/instances/count/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/count/usage/stream");
     let first = stream.sample()["value"].as_u64().unwrap();
@@ -370,11 +370,11 @@ fn unread_responses_and_streams_of_several_peers_fit_into_2_gib_of_address_space
     let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n\
                   limits = { deadline = '10s' }\n[plugins.flock]\ninterval = '1s'\n\
                   config = { flock = 1500, wide = 2 }\nlimits = { cpu = '900ms', output = '64MiB' }\n";
-    let host = Host::start_as(limited("-v 2097152"), config, &[("modest", verbs()), ("flock", verbs())]);
+    let host = Host::start_as(with_ulimit("-v 2097152"), config, &[("modest", verbs()), ("flock", verbs())]);
     host.until("/v1/instances/flock-1499/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/count/usage/stream");
     let first = stream.sample()["value"].as_u64().unwrap();
-    let unread = unread(&host.address, 100);
+    let unread = open_unread_connections(&host.address, 100);
     for count in first + 1..first + 20 {
         assert_eq!(stream.sample()["value"].as_u64(), Some(count));
     }

@@ -65,7 +65,7 @@ impl Sampler for Forgetful {
     }
 }
 
-fn native(name: &'static str, number: f64) -> Native {
+fn number_sampler(name: &'static str, number: f64) -> Native {
     Native { name, number, finds: &[] }
 }
 
@@ -96,7 +96,7 @@ async fn get(host: &Host, path: &str) -> crate::harness::Response {
 }
 
 /// The next sample's number.
-async fn number(host: &Host, instance: &str) -> f64 {
+async fn next_number(host: &Host, instance: &str) -> f64 {
     let mut watch = host.service().watch(Selection::One(id(instance))).unwrap();
     match watch.next().await.unwrap() {
         Seen::Event(event) => match &event.what {
@@ -112,7 +112,7 @@ async fn a_native_sampler_is_polled_and_served_like_a_plugin() {
     let host = builder().sampler(Native { name: "mine", number: 5.0, finds: &["found"] }).start().await.unwrap();
     let service = host.service();
     service.track(wanted("asked")).unwrap();
-    assert_eq!((number(&host, "found").await, number(&host, "asked").await), (5.0, 5.0));
+    assert_eq!((next_number(&host, "found").await, next_number(&host, "asked").await), (5.0, 5.0));
     assert_eq!(get(&host, "/v1/instances/asked/usage").await.json()["number"], 5);
     let plugin = get(&host, "/v1/plugins/mine").await.json();
     assert_eq!((&plugin["state"], &plugin["native"]), (&"running".into(), &true.into()));
@@ -133,7 +133,7 @@ async fn a_native_sampler_is_polled_and_served_like_a_plugin() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_sampler_that_panics_or_returns_too_few_values_does_not_affect_others() {
-    let builder = builder().sampler(native("bad", 1.0)).sampler(native("good", 2.0)).sampler(Forgetful);
+    let builder = builder().sampler(number_sampler("bad", 1.0)).sampler(number_sampler("good", 2.0)).sampler(Forgetful);
     let host = builder.start().await.unwrap();
     for (sampler, instance) in
         [("bad", "panic"), ("good", "odd"), ("good", "fine"), ("forgetful", "a"), ("forgetful", "b")]
@@ -142,7 +142,7 @@ async fn a_native_sampler_that_panics_or_returns_too_few_values_does_not_affect_
         host.service().track(Wanted { samplers, ..wanted(instance) }).unwrap();
     }
     for _ in 0..3 {
-        assert_eq!(number(&host, "fine").await, 2.0);
+        assert_eq!(next_number(&host, "fine").await, 2.0);
     }
     let failed = async |name: &str, why: &str| {
         loop {
@@ -187,12 +187,12 @@ async fn a_native_source_is_part_of_the_snapshot() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lifecycle_events_of_a_platform_are_applied_until_the_subscription_is_detached() {
-    let host = builder().sampler(native("mine", 1.0)).start().await.unwrap();
+    let host = builder().sampler(number_sampler("mine", 1.0)).start().await.unwrap();
     let (platform, events) = tokio::sync::mpsc::unbounded_channel();
     let send = |what, name: &str| platform.send(Lifecycle { what, instance: id(name), labels: None });
     let subscription = host.attach_to_events(Events(events));
     send(Change::Created, "x").unwrap();
-    assert_eq!(number(&host, "x").await, 1.0);
+    assert_eq!(next_number(&host, "x").await, 1.0);
     let mut watch = host.service().watch(Selection::One(id("x"))).unwrap();
     send(Change::Deleted, "x").unwrap();
     while watch.next().await.is_some() {}
@@ -225,27 +225,27 @@ async fn two_hosts_in_one_process_share_no_instances_samples_or_metrics() {
         .unwrap()
         .with_label_values(&["oslo"])
         .inc();
-    let one = builder().metrics(one_metrics).sampler(native("mine", 1.0)).start().await.unwrap();
-    let two = builder().metrics(two_metrics).sampler(native("mine", 2.0)).start().await.unwrap();
+    let one = builder().metrics(one_metrics).sampler(number_sampler("mine", 1.0)).start().await.unwrap();
+    let two = builder().metrics(two_metrics).sampler(number_sampler("mine", 2.0)).start().await.unwrap();
     for host in [&one, &two] {
         host.service().track(wanted("x")).unwrap();
     }
     one.service().track(wanted("y")).unwrap();
-    assert_eq!((number(&one, "x").await, number(&two, "x").await), (1.0, 2.0));
+    assert_eq!((next_number(&one, "x").await, next_number(&two, "x").await), (1.0, 2.0));
     assert_eq!(get(&two, "/v1/instances/y").await.status, 404);
     assert!(get(&one, "/metrics").await.body.contains("shop_orders_total{city=\"oslo\",service=\"shop\"} 1"));
     assert!(!get(&two, "/metrics").await.body.contains("shop_orders_total"));
     one.stop().await;
-    assert_eq!(number(&two, "x").await, 2.0);
+    assert_eq!(next_number(&two, "x").await, 2.0);
     two.stop().await;
 }
 
 #[tokio::test]
 async fn native_samplers_with_invalid_or_duplicate_names_are_refused() {
     for (builder, why) in [
-        (builder().sampler(native("no name", 1.0)), "\"no name\" is not a valid name"),
+        (builder().sampler(number_sampler("no name", 1.0)), "\"no name\" is not a valid name"),
         (
-            builder().sampler(native("a", 1.0)).sampler(native("a", 2.0)),
+            builder().sampler(number_sampler("a", 1.0)).sampler(number_sampler("a", 2.0)),
             "two native samplers or sources have the name \"a\"",
         ),
     ] {
@@ -255,7 +255,7 @@ async fn native_samplers_with_invalid_or_duplicate_names_are_refused() {
 }
 
 /// `cargo test` builds them, unless it is told `--test`.
-fn example(name: &str) -> String {
+fn run_example(name: &str) -> String {
     let tests = std::env::current_exe().unwrap();
     let example: PathBuf = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
     assert!(example.exists(), "there is no {}: cargo build --examples makes it", example.display());
@@ -266,12 +266,12 @@ fn example(name: &str) -> String {
 
 #[test]
 fn the_examples_run_and_print_their_results() {
-    let embedded = example("embedded");
+    let embedded = run_example("embedded");
     assert!(embedded.contains("queue-oslo: ") && embedded.contains("queue-berlin: "), "{embedded}");
-    let events = example("events");
+    let events = run_example("events");
     assert!(events.contains("web-1: Some(0.5)") && events.contains("web-2 is Paused"), "{events}");
     assert!(events.contains("and then: None"), "{events}");
-    let history = example("history");
+    let history = run_example("history");
     assert!(history.contains("[\"example.org\"]") && history.contains("1 hour: 61 points"), "{history}");
 }
 
@@ -282,7 +282,7 @@ async fn an_instance_gains_six_samples_a_minute_only_while_it_is_tracked() {
     let mut config = config();
     config.poll.interval = "10s".parse().unwrap();
     let builder = Host::builder().config(config).clock(Clock::starting_at(NOON)).without_plugins();
-    let host = builder.sampler(native("mine", 1.0)).start().await.unwrap();
+    let host = builder.sampler(number_sampler("mine", 1.0)).start().await.unwrap();
     let service = host.service();
     let query = Query { since_ms: 0, until_ms: i64::MAX, step_ms: 1000, align: Align::Epoch, fields: None };
     let samples = || service.range(&id("x"), &query).map(|points| points.at_ms.len());

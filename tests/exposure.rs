@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 
 /// One request as it is written, and the whole answer.
-fn raw(address: &str, request: &str) -> String {
+fn send_raw(address: &str, request: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
@@ -38,7 +38,7 @@ fn listening_beyond_loopback_without_tls_is_refused_unless_insecure_is_given() {
 fn requests_with_an_unknown_host_name_get_421() {
     let host = Host::start("http.hosts = ['metrics.example.com']\n", &[]);
     let ask =
-        |head: &str| raw(&host.address, &format!("GET /v1/instances HTTP/1.1\r\n{head}Connection: close\r\n\r\n"));
+        |head: &str| send_raw(&host.address, &format!("GET /v1/instances HTTP/1.1\r\n{head}Connection: close\r\n\r\n"));
     for own in ["localhost", "127.0.0.1:9090", "metrics.example.com", "METRICS.example.com:443", "[::1]"] {
         assert_eq!(status(&ask(&format!("Host: {own}\r\n"))), 200, "{own}");
     }
@@ -51,9 +51,9 @@ fn requests_with_an_unknown_host_name_get_421() {
         assert_eq!(status(&ask(none)), 400, "{none:?}");
     }
     let absolute =
-        raw(&host.address, "GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        send_raw(&host.address, "GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!(status(&absolute), 421);
-    assert_eq!(status(&raw(&host.address, "GET /health HTTP/1.0\r\n\r\n")), 200, "as old probes ask");
+    assert_eq!(status(&send_raw(&host.address, "GET /health HTTP/1.0\r\n\r\n")), 200, "as old probes ask");
 }
 
 #[test]

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 /// Plugins of the one guest, each with an instance of its own name and a section of its own: configuration and grants.
-fn host(verb: &str, sections: &[(&str, String)]) -> Host {
-    host_as(dropsonde(), verb, sections)
+fn host_with_sections(verb: &str, sections: &[(&str, String)]) -> Host {
+    host_with_sections_as(dropsonde(), verb, sections)
 }
 
-fn host_as(command: Command, verb: &str, sections: &[(&str, String)]) -> Host {
+fn host_with_sections_as(command: Command, verb: &str, sections: &[(&str, String)]) -> Host {
     let names: Vec<_> = sections.iter().map(|(name, _)| format!("'{name}'")).collect();
     let mut config = format!("poll.interval = '1s'\n[[instances]]\nid = '{verb}'\nsamplers = [{}]\n", names.join(", "));
     for (name, section) in sections {
@@ -27,7 +27,7 @@ fn outcome(host: &Host, plugin: &str) -> Result<f64, String> {
     let mut outcome = None;
     host.until(&format!("/v1/plugins/{plugin}"), |page| {
         let failed = reason(page).filter(|reason| !is_late(reason));
-        outcome = value(&host.get("/metrics").body, &sampler).map(Ok).or(failed.map(Err));
+        outcome = sample_value(&host.get("/metrics").body, &sampler).map(Ok).or(failed.map(Err));
         outcome.is_some()
     });
     outcome.unwrap()
@@ -38,12 +38,12 @@ fn reason(page: &Response) -> Option<String> {
     page.json()["last_failure"]["reason"].as_str().map(str::to_owned)
 }
 
-fn value(metrics: &str, sampler: &str) -> Option<f64> {
+fn sample_value(metrics: &str, sampler: &str) -> Option<f64> {
     let line = metrics.lines().find(|line| line.starts_with("dropsonde_sample_value{") && line.contains(sampler))?;
     line.rsplit(' ').next()?.parse().ok()
 }
 
-fn get(url: &str, grants: &[String]) -> String {
+fn http_section(url: &str, grants: &[String]) -> String {
     let grants: Vec<_> = grants.iter().map(|grant| format!("'{grant}'")).collect();
     format!(
         "limits = {{ cpu = '1s', http_body = '256KiB' }}\nconfig = {{ get = '{url}' }}\ngrants = {{ http = [{}] }}",
@@ -56,16 +56,16 @@ fn http_requests_of_plugins_reach_only_granted_origins() {
     let (server, other) = (Server::start(), Server::start());
     let (granted, denied) = (server.origin(), other.origin());
     let port = server.address.port();
-    let host = host(
+    let host = host_with_sections(
         "get",
         &[
-            ("granted", get(&format!("{granted}/hello"), std::slice::from_ref(&granted))),
-            ("missing", get(&format!("{granted}/no-such"), std::slice::from_ref(&granted))),
-            ("other-port", get(&format!("{denied}/hello"), std::slice::from_ref(&granted))),
-            ("other-name", get(&format!("http://localhost:{port}/hello"), std::slice::from_ref(&granted))),
-            ("other-scheme", get(&format!("https://127.0.0.1:{port}/hello"), std::slice::from_ref(&granted))),
-            ("nothing", get(&format!("{granted}/hello"), &[])),
-            ("redirect", get(&format!("{granted}/redirect?{denied}/hello"), std::slice::from_ref(&granted))),
+            ("granted", http_section(&format!("{granted}/hello"), std::slice::from_ref(&granted))),
+            ("missing", http_section(&format!("{granted}/no-such"), std::slice::from_ref(&granted))),
+            ("other-port", http_section(&format!("{denied}/hello"), std::slice::from_ref(&granted))),
+            ("other-name", http_section(&format!("http://localhost:{port}/hello"), std::slice::from_ref(&granted))),
+            ("other-scheme", http_section(&format!("https://127.0.0.1:{port}/hello"), std::slice::from_ref(&granted))),
+            ("nothing", http_section(&format!("{granted}/hello"), &[])),
+            ("redirect", http_section(&format!("{granted}/redirect?{denied}/hello"), std::slice::from_ref(&granted))),
         ],
     );
     assert_eq!(outcome(&host, "granted"), Ok(200.005));
@@ -87,7 +87,7 @@ fn https_requests_of_plugins_fail_unless_this_machine_trusts_the_certificate() {
     std::fs::write(&file, certificate).unwrap();
     let section = |server: &Server, name: &str| {
         let origin = format!("https://{name}:{}", server.address.port());
-        get(&format!("{origin}/"), &[origin])
+        http_section(&format!("{origin}/"), &[origin])
     };
     let sections = [
         ("trusted", section(&trusted, "127.0.0.1")),
@@ -97,7 +97,7 @@ fn https_requests_of_plugins_fail_unless_this_machine_trusts_the_certificate() {
     ];
     let mut command = dropsonde();
     command.env("SSL_CERT_FILE", &file);
-    let host = host_as(command, "get", &sections);
+    let host = host_with_sections_as(command, "get", &sections);
     assert_eq!(outcome(&host, "trusted"), Ok(200.006));
     assert_eq!(outcome(&host, "by-name"), Ok(200.006));
     for name in ["stranger", "plain"] {
@@ -111,11 +111,11 @@ fn a_name_that_resolves_to_loopback_is_denied_unless_that_network_is_granted() {
     let server = Server::start();
     // No literal address to us, and the resolver makes 127.0.0.1 of it: as a rebound name would.
     let inside = format!("http://127.1:{}", server.address.port());
-    let host = host(
+    let host = host_with_sections(
         "get",
         &[
-            ("rebound", get(&format!("{inside}/hello"), std::slice::from_ref(&inside))),
-            ("granted", get(&format!("{inside}/hello"), &[inside.clone(), "127.0.0.0/8".to_owned()])),
+            ("rebound", http_section(&format!("{inside}/hello"), std::slice::from_ref(&inside))),
+            ("granted", http_section(&format!("{inside}/hello"), &[inside.clone(), "127.0.0.0/8".to_owned()])),
         ],
     );
     let reason = outcome(&host, "rebound").unwrap_err();
@@ -127,10 +127,10 @@ fn a_name_that_resolves_to_loopback_is_denied_unless_that_network_is_granted() {
 fn http_responses_that_never_end_or_are_too_large_fail_with_a_reason() {
     let server = Server::start();
     let paths = ["silent", "drip", "endless", "headers", "nonsense"];
-    let sections = paths.map(|path| (path, get(&format!("{}/{path}", server.origin()), &[server.origin()])));
+    let sections = paths.map(|path| (path, http_section(&format!("{}/{path}", server.origin()), &[server.origin()])));
     let mut sections: Vec<_> = sections.into();
-    sections.push(("hello", get(&format!("{}/hello", server.origin()), &[server.origin()])));
-    let host = host("get", &sections);
+    sections.push(("hello", http_section(&format!("{}/hello", server.origin()), &[server.origin()])));
+    let host = host_with_sections("get", &sections);
     for (path, expected) in [
         ("silent", "no answer in time"),
         ("drip", "no answer in time"),
@@ -148,7 +148,7 @@ fn http_responses_that_never_end_or_are_too_large_fail_with_a_reason() {
 #[test]
 fn an_environment_variable_is_visible_only_when_granted() {
     let section = |granted: &str| format!("config = {{ env = 'PATH' }}\ngrants = {{ env = [{granted}] }}");
-    let host = host("env", &[("granted", section("'PATH', 'NO_SUCH'")), ("not", section("'HOME'"))]);
+    let host = host_with_sections("env", &[("granted", section("'PATH', 'NO_SUCH'")), ("not", section("'HOME'"))]);
     assert_eq!(outcome(&host, "granted"), Ok(std::env::var("PATH").unwrap().len() as f64));
     assert!(outcome(&host, "not").unwrap_err().contains("it is not there"));
     assert_eq!(host.plugin("not")["missing"], json!(["env PATH"]));
@@ -187,7 +187,7 @@ fn files_outside_the_grant_are_denied_whichever_path_or_link_leads_to_them() {
     sections.push(("proc-root", proc("/proc/self/root/etc/hostname")));
     sections.push(("proc-cwd", proc("/proc/1/cwd/etc/hostname")));
     sections.push(("proc-fd", proc("/proc/self/fd/0")));
-    let host = host("read", &sections);
+    let host = host_with_sections("read", &sections);
     assert_eq!(outcome(&host, "file"), Ok(5.0));
     assert_eq!(outcome(&host, "inside"), Ok(5.0));
     for name in ["out", "up", "dots", "root", "slash", "beside", "proc-root", "proc-cwd", "proc-fd"] {
@@ -212,7 +212,7 @@ fn a_granted_directory_is_read_only_through_wasi_and_no_path_leads_out_of_it() {
     }
     let section =
         |dirs: &str| format!("config = {{ walk = '{0}' }}\ngrants = {{ dirs = [{dirs}] }}", granted.display());
-    let host = host(
+    let host = host_with_sections(
         "walk",
         &[("granted", section(&format!("'{}', '/no/such/folder'", granted.display()))), ("not", section(""))],
     );

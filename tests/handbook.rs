@@ -95,7 +95,7 @@ fn the_readme_is_short_and_links_every_page_and_each_page_begins_with_its_purpos
 }
 
 /// The binary's error about a configuration.
-fn refusal(folder: &Path, config: &str) -> String {
+fn check_error(folder: &Path, config: &str) -> String {
     let file = folder.join("dropsonde.toml");
     fs::write(&file, config).unwrap();
     let (code, _, error) = run(dropsonde().args(["serve", "--check", "--config"]).arg(&file));
@@ -105,25 +105,25 @@ fn refusal(folder: &Path, config: &str) -> String {
 
 /// Keys below a section, as the binary lists them when it is asked for one that is none; `None` when the section is not a
 /// section, or takes any key.
-fn keys_of(folder: &Path, section: &str) -> Option<Vec<String>> {
+fn keys_in_section(folder: &Path, section: &str) -> Option<Vec<String>> {
     let header = match section {
         "" => String::new(),
         "instances[]" => "[[instances]]\n".to_owned(),
         section => format!("[{}]\n", section.replace("NAME", "procfs")),
     };
     // It is refused in the end whatever the section takes.
-    let error = refusal(folder, &format!("{header}no-such-key = {{}}\n[[instances]]\nid = ''\n"));
+    let error = check_error(folder, &format!("{header}no-such-key = {{}}\n[[instances]]\nid = ''\n"));
     let expected = error.split_once("unknown field `no-such-key`, expected ")?.1;
     Some(expected.split('`').skip(1).step_by(2).map(str::to_owned).collect())
 }
 
 /// Every key that the binary takes.
-fn keys() -> BTreeSet<String> {
+fn binary_keys() -> BTreeSet<String> {
     let folder = tempfile::tempdir().unwrap();
     let mut keys = BTreeSet::new();
     let mut sections = vec![String::new()];
     while let Some(section) = sections.pop() {
-        let Some(below) = keys_of(folder.path(), &section) else {
+        let Some(below) = keys_in_section(folder.path(), &section) else {
             keys.insert(section);
             continue;
         };
@@ -138,7 +138,7 @@ fn keys() -> BTreeSet<String> {
 }
 
 /// The rows of the page about the configuration, by key.
-fn rows() -> BTreeMap<String, Row> {
+fn documented_keys() -> BTreeMap<String, Row> {
     let page = fs::read_to_string(handbook().join("configuration.md")).unwrap();
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let rows = prose(&page).filter(|line| line.starts_with("| `")).map(cells).filter(|cells| cells.len() == 4);
@@ -154,7 +154,7 @@ fn rows() -> BTreeMap<String, Row> {
 }
 
 /// A configuration with one key, written as the page writes it.
-fn with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
+fn config_with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
     let line = match key.strip_prefix("instances[].") {
         Some("id") => format!("[[instances]]\nid = {value}\n"),
         Some(key) => format!("[[instances]]\nid = 'a'\n{key} = {value}\n"),
@@ -165,9 +165,9 @@ fn with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
 
 #[test]
 fn the_configuration_page_lists_exactly_the_keys_of_the_binary() {
-    let documented: BTreeSet<String> = rows().into_keys().collect();
+    let documented: BTreeSet<String> = documented_keys().into_keys().collect();
     // A section that the page describes beside its keys.
-    let keys: BTreeSet<String> = keys().into_iter().chain(["plugins.NAME.grants".to_owned()]).collect();
+    let keys: BTreeSet<String> = binary_keys().into_iter().chain(["plugins.NAME.grants".to_owned()]).collect();
     assert!(keys.len() > 70 && keys.contains("plugins.NAME.limits.retry_after"), "{keys:?}");
     let missing: Vec<_> = keys.difference(&documented).collect();
     let unknown: Vec<_> = documented.difference(&keys).collect();
@@ -176,11 +176,11 @@ fn the_configuration_page_lists_exactly_the_keys_of_the_binary() {
 
 #[test]
 fn the_defaults_on_the_configuration_page_match_the_host() {
-    for (key, Row { default, .. }) in rows() {
+    for (key, Row { default, .. }) in documented_keys() {
         if matches!(&*default, "unset" | "required") {
             continue;
         }
-        let said = with(&key, &default).unwrap_or_else(|error| panic!("{key} = {default}: {error}"));
+        let said = config_with(&key, &default).unwrap_or_else(|error| panic!("{key} = {default}: {error}"));
         if key.starts_with("plugins.") {
             let (said, unsaid) = (said.engine().plugin("a"), Config::default().engine().plugin("a"));
             let limits = |of| Config::default().engine().limits(of);
@@ -189,7 +189,7 @@ fn the_defaults_on_the_configuration_page_match_the_host() {
             assert_eq!(said.retry_after(), unsaid.retry_after(), "{key}");
             assert_eq!((said.share_instances, said.json()), (unsaid.share_instances, unsaid.json()), "{key}");
         } else if key.starts_with("instances") {
-            assert_eq!(Some(said), with("instances[].id", "'a'").ok(), "{key} = {default}");
+            assert_eq!(Some(said), config_with("instances[].id", "'a'").ok(), "{key} = {default}");
         } else {
             assert_eq!(said, Config::default(), "{key} = {default}");
         }
@@ -213,8 +213,8 @@ fn the_configuration_page_marks_exactly_the_keys_that_need_a_restart() {
         "{ read = ['/x'] }",
     ];
     let before = Config::default();
-    for (key, Row { takes_restart, .. }) in rows() {
-        let changed = values.iter().filter_map(|value| with(&key, value).ok()).find(|config| *config != before);
+    for (key, Row { takes_restart, .. }) in documented_keys() {
+        let changed = values.iter().filter_map(|value| config_with(&key, value).ok()).find(|config| *config != before);
         let changed = changed.unwrap_or_else(|| panic!("{key}: no value changes it"));
         let needs_restart = Change::between(&before, changed).needs_restart;
         assert_eq!(!needs_restart.is_empty(), takes_restart, "{key}: {needs_restart:?}");

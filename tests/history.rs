@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const OK: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
 
 /// The times of all samples of an instance, each in a bucket of its own; as texts that sort as times do.
-fn times(host: &Host, instance: &str) -> Vec<String> {
+fn sample_times(host: &Host, instance: &str) -> Vec<String> {
     let range = host.get(&format!("/v1/instances/{instance}/usage/range?range=5m&resolution=50ms"));
     let samples = range.json();
     samples
@@ -31,12 +31,12 @@ fn samples_and_instances_survive_a_restart_without_their_plugin() {
     host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
         range.json().as_array().is_some_and(|samples| samples.len() >= 5)
     });
-    let before = times(&host, "ok");
+    let before = sample_times(&host, "ok");
     // The plugin is no longer there.
     std::fs::remove_file(host.data().join("plugins/verbs.wasm")).unwrap();
     host.configure("poll.interval = '100ms'\n");
     let host = host.restart();
-    assert!(times(&host, "ok").starts_with(&before), "a proper end loses nothing");
+    assert!(sample_times(&host, "ok").starts_with(&before), "a proper end loses nothing");
     let instances = host.get("/v1/instances").json();
     let ok = instances.as_array().unwrap().iter().find(|instance| instance["id"] == "ok").unwrap();
     assert_eq!((&ok["state"], &ok["samplers"]), (&"ended".into(), &serde_json::json!(["verbs"])));
@@ -72,16 +72,16 @@ fn a_killed_host_loses_only_unflushed_samples_and_always_starts_again() {
     let mut host = Host::start(&config, &[("verbs", verbs())]);
     let mut pause = 0u64;
     for kill in 0..kills {
-        let more = times(&host, "ok").len() + 1;
+        let more = sample_times(&host, "ok").len() + 1;
         host.until("/v1/instances/ok/usage/range?range=5m&resolution=50ms", |range| {
             range.json().as_array().is_some_and(|samples| samples.len() >= more.min(2900))
         });
         // At all sorts of moments between two flushes.
         pause = (pause + 37) % 101;
         std::thread::park_timeout(Duration::from_millis(pause));
-        let before = times(&host, "ok");
+        let before = sample_times(&host, "ok");
         host = host.killed();
-        let after = times(&host, "ok");
+        let after = sample_times(&host, "ok");
         let first = after.first().cloned().unwrap_or_default();
         // The window moves on; what was in it stays, without a hole, but for the end.
         let before: Vec<_> = before.into_iter().filter(|at| *at >= first).collect();
@@ -94,14 +94,14 @@ fn a_killed_host_loses_only_unflushed_samples_and_always_starts_again() {
     assert!(!log.contains("damaged"), "{log}");
 }
 
-fn flushes(host: &Host) -> u64 {
+fn flush_count(host: &Host) -> u64 {
     let metrics = host.get("/metrics").body;
     let flushes = metrics.lines().find_map(|line| line.strip_prefix("dropsonde_history_flushes_total "));
     flushes.unwrap().parse::<f64>().unwrap() as u64
 }
 
 /// What is tracked, and how: by id, without what plugins discover.
-fn tracked(host: &Host) -> Vec<serde_json::Value> {
+fn tracked_instances(host: &Host) -> Vec<serde_json::Value> {
     let all = host.get("/v1/instances").json();
     let own = all.as_array().unwrap().iter().filter(|one| one["id"].as_str().unwrap().starts_with("i-")).cloned();
     let without_time = |mut one: serde_json::Value| {
@@ -123,7 +123,7 @@ fn instance_changes_flushed_before_a_kill_survive_it() {
             assert_eq!(host.write("PUT", &format!("/v1/instances/{id}"), &body).status, 200);
         }
         host.until(&format!("/v1/instances/i-{kill}-19/usage"), |usage| usage.status == 200);
-        let before = tracked(&host);
+        let before = tracked_instances(&host);
         let mut gone = Vec::new();
         for (nth, one) in before.iter().enumerate() {
             let id = one["id"].as_str().unwrap();
@@ -137,13 +137,13 @@ fn instance_changes_flushed_before_a_kill_survive_it() {
                 gone.push(id.to_owned());
             }
         }
-        let before = tracked(&host);
+        let before = tracked_instances(&host);
         assert!(before.iter().all(|one| !gone.contains(&one["id"].as_str().unwrap().to_owned())));
         // The first may have begun before the last answer.
-        let answered = flushes(&host);
-        host.until("/metrics", |_| flushes(&host) >= answered + 2);
+        let answered = flush_count(&host);
+        host.until("/metrics", |_| flush_count(&host) >= answered + 2);
         host = host.killed();
-        assert_eq!(tracked(&host), before, "kill {kill}");
+        assert_eq!(tracked_instances(&host), before, "kill {kill}");
         let hosts = host.get("/telemetry/hosts").json();
         let is_back = |id: &String| hosts["hosts"].as_array().unwrap().contains(&id.as_str().into());
         assert!(!gone.iter().any(is_back), "kill {kill}: {hosts}");
@@ -226,7 +226,7 @@ fn a_flipped_bit_costs_less_than_half_of_the_samples_and_is_logged() {
     host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
         range.json().as_array().is_some_and(|samples| samples.len() >= 20)
     });
-    let before = times(&host, "ok");
+    let before = sample_times(&host, "ok");
     assert_eq!(host.stop(), 0);
     let folder = host.data().join("history");
     let log = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
@@ -237,7 +237,7 @@ fn a_flipped_bit_costs_less_than_half_of_the_samples_and_is_logged() {
     std::fs::write(&log, bytes).unwrap();
     let host = host.killed();
     host.until_logged("is damaged");
-    let after = times(&host, "ok");
+    let after = sample_times(&host, "ok");
     let lost = before.iter().filter(|at| !after.contains(at)).count();
     assert!(lost < before.len() / 2, "{lost} of {}", before.len());
 }

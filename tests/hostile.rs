@@ -11,7 +11,7 @@ const INTERVAL_MS: i64 = 500;
 /// A host in which each verb has a plugin of its own, named after it, beside a healthy `good`. They have time enough to
 /// get to their own ends on a busy machine.
 /// What is said after a verb is of its plugin's section.
-fn beside_a_healthy_one(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[u8])]) -> Host {
+fn host_with_healthy_plugin(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[u8])]) -> Host {
     let mut config =
         format!("poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n{more}");
     for (verb, own) in verbs {
@@ -23,7 +23,7 @@ fn beside_a_healthy_one(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[
     Host::start(&config, &all.chain(plugins.iter().copied()).collect::<Vec<_>>())
 }
 
-fn reason(host: &Host, plugin: &str) -> String {
+fn last_failure_reason(host: &Host, plugin: &str) -> String {
     let path = format!("/v1/plugins/{plugin}");
     let page = host.until(&path, |page| page.json().get("last_failure").is_some()).json();
     page["last_failure"]["reason"].as_str().unwrap().to_owned()
@@ -66,9 +66,9 @@ fn every_exceeded_limit_has_its_own_reason_and_spares_other_plugins() {
         "shout" => "limits = { memory = '128MiB', cpu = '2s' }",
         _ => "",
     };
-    let host = beside_a_healthy_one(&ends.map(|(verb, _)| (verb, own(verb))), "", &[]);
+    let host = host_with_healthy_plugin(&ends.map(|(verb, _)| (verb, own(verb))), "", &[]);
     for (verb, expected) in ends {
-        let reason = reason(&host, verb);
+        let reason = last_failure_reason(&host, verb);
         assert!(reason.starts_with(expected), "{verb}: {reason}");
         assert_eq!(host.get(&format!("/v1/instances/{verb}/usage")).status, 404, "a gap");
     }
@@ -89,9 +89,9 @@ fn endless_loops_at_every_stage_of_a_start_end_at_the_init_deadline() {
     );
     let start = components::starting_with(verbs(), "spin_at_start");
     let plugins = [("init", verbs()), ("init2", verbs()), ("init3", verbs()), ("start", &start[..])];
-    let host = beside_a_healthy_one(&[("spin", "")], &more, &plugins);
+    let host = host_with_healthy_plugin(&[("spin", "")], &more, &plugins);
     for name in ["init", "init2", "init3", "start"] {
-        let reason = reason(&host, name);
+        let reason = last_failure_reason(&host, name);
         // Whichever is over first where others want the processor too.
         let both = [" ms of its 200 ms of CPU time; ", "took longer than its deadline of 200 ms, with "];
         assert!(both.iter().any(|words| reason.contains(words)), "{name}: {reason}");
@@ -107,7 +107,7 @@ fn endless_loops_at_every_stage_of_a_start_end_at_the_init_deadline() {
 #[test]
 fn log_lines_of_plugins_are_bounded_in_length_and_number_and_escaped() {
     let verbs = [("line", "limits.log_line_bytes = '1KiB'"), ("flood", "limits.log_lines_per_second = 5")];
-    let host = beside_a_healthy_one(&verbs, "", &[]);
+    let host = host_with_healthy_plugin(&verbs, "", &[]);
     host.until("/v1/plugins/flood", |page| page.json()["log_lines_dropped"].as_u64().unwrap() > 900);
     let log = host.until_logged("xxx…");
     let longest = log.lines().map(str::len).max().unwrap();
@@ -139,7 +139,7 @@ fn invalid_plugin_files_fail_with_a_reason_of_their_own() {
         ("nothing", b""),
         ("text", b"#!/bin/sh"),
     ];
-    let host = beside_a_healthy_one(&[], "", &plugins);
+    let host = host_with_healthy_plugin(&[], "", &plugins);
     for (name, expected) in [
         ("heavy", "it is not a valid component: an instance of it takes 192000000 bytes besides its memories"),
         ("nested", "it is not a valid component: "),
@@ -151,7 +151,7 @@ fn invalid_plugin_files_fail_with_a_reason_of_their_own() {
         ("nothing", "it is empty"),
         ("text", "it is not WebAssembly"),
     ] {
-        let reason = reason(&host, name);
+        let reason = last_failure_reason(&host, name);
         assert!(reason.starts_with(expected), "{name}: {reason}");
         assert_eq!(host.plugin(name)["state"], "failed");
     }
@@ -165,7 +165,7 @@ fn a_plugin_file_of_200_mib_is_refused_without_reading_it() {
     huge.set_len(200 << 20).unwrap();
     let config = format!("plugins_dir = '{}'\n", folder.path().display());
     let host = Host::start(&config, &[]);
-    let reason = reason(&host, "huge");
+    let reason = last_failure_reason(&host, "huge");
     assert_eq!(reason, "cannot read it: it has 209715200 bytes; at most 134217728 are read");
 }
 
@@ -173,7 +173,7 @@ fn a_plugin_file_of_200_mib_is_refused_without_reading_it() {
 fn a_slow_compilation_delays_no_other_plugin() {
     let slow = components::slow_to_compile(6_000);
     assert!(slow.len() < 200_000, "{}", slow.len());
-    let host = beside_a_healthy_one(&[], "", &[("slow", &slow)]);
+    let host = host_with_healthy_plugin(&[], "", &[("slow", &slow)]);
     host.until("/v1/plugins/slow", |page| page.json()["state"] == "compiling");
     assert_healthy(&host);
     let peak = peak_memory_mb(&host);
@@ -182,8 +182,8 @@ fn a_slow_compilation_delays_no_other_plugin() {
 
 #[test]
 fn host_memory_used_by_a_plugins_prepared_requests_is_bounded() {
-    let host = beside_a_healthy_one(&[("requests", "limits = { cpu = '1s', deadline = '10s' }")], "", &[]);
-    let reason = reason(&host, "requests");
+    let host = host_with_healthy_plugin(&[("requests", "limits = { cpu = '1s', deadline = '10s' }")], "", &[]);
+    let reason = last_failure_reason(&host, "requests");
     assert!(reason.starts_with("held more than its 256 resource handles"), "{reason}");
     let peak = peak_memory_mb(&host);
     assert!(peak < 250, "the host itself needs {peak} MB");
@@ -195,7 +195,7 @@ fn discovered_instances_with_invalid_ids_are_refused_and_counted() {
     let bad = ["", ".", "..", "a/b", "/etc/passwd", "a\\nb", "\\u202e", long.as_str()];
     let names: Vec<_> = bad.iter().map(|name| format!("\"{name}\"")).collect();
     let more = format!("[plugins.names]\nconfig = {{ discover = [\"ok-too\", {}] }}\n", names.join(", "));
-    let host = beside_a_healthy_one(&[], &more, &[("names", verbs())]);
+    let host = host_with_healthy_plugin(&[], &more, &[("names", verbs())]);
     host.until("/v1/instances/ok-too/usage", |usage| usage.status == 200);
     let instances = host.get("/v1/instances").json();
     let of_it = |one: &&Value| one["samplers"].as_array().unwrap().contains(&json!("names"));
@@ -203,7 +203,7 @@ fn discovered_instances_with_invalid_ids_are_refused_and_counted() {
     assert_eq!(found, [&json!("ok-too")]);
     let refused = format!("dropsonde_errors_total{{service=\"names\",type=\"instances_refused\"}} {}", bad.len());
     assert!(host.get("/metrics").body.contains(&refused));
-    assert!(reason(&host, "names").starts_with("a discovered instance is refused: "));
+    assert!(last_failure_reason(&host, "names").starts_with("a discovered instance is refused: "));
 }
 
 #[test]
@@ -217,9 +217,9 @@ fn invalid_or_duplicate_field_names_are_refused() {
     ];
     let sections = fields.map(|(name, fields, _)| format!("[plugins.{name}.config]\nfields = {fields}\n"));
     let plugins: Vec<(&str, &[u8])> = fields.iter().map(|(name, ..)| (*name, verbs())).collect();
-    let host = beside_a_healthy_one(&[], &sections.concat(), &plugins);
+    let host = host_with_healthy_plugin(&[], &sections.concat(), &plugins);
     for (name, _, field) in fields {
-        let reason = reason(&host, name);
+        let reason = last_failure_reason(&host, name);
         assert!(reason.starts_with("its fields are not taken: ") && reason.contains(field), "{name}: {reason}");
     }
     assert_healthy(&host);
@@ -227,7 +227,7 @@ fn invalid_or_duplicate_field_names_are_refused() {
 
 #[test]
 fn values_that_are_infinite_or_nan_become_gaps() {
-    let host = beside_a_healthy_one(&[("infinite", ""), ("gap", "")], "", &[]);
+    let host = host_with_healthy_plugin(&[("infinite", ""), ("gap", "")], "", &[]);
     for verb in ["infinite", "gap"] {
         host.until(&format!("/v1/plugins/{verb}"), |page| page.json()["calls"].as_u64().unwrap() > 0);
         let usage = host.get(&format!("/v1/instances/{verb}/usage"));
@@ -239,8 +239,8 @@ fn values_that_are_infinite_or_nan_become_gaps() {
 
 #[test]
 fn sockets_are_denied_to_plugins() {
-    let host = beside_a_healthy_one(&[("dial", "")], "", &[]);
-    let reason = reason(&host, "dial");
+    let host = host_with_healthy_plugin(&[("dial", "")], "", &[]);
+    let reason = last_failure_reason(&host, "dial");
     assert!(reason.starts_with("dial: denied: ") && reason.contains("access-denied"), "{reason}");
 }
 
@@ -249,9 +249,9 @@ fn discovered_instances_beyond_the_plugins_limit_are_refused() {
     let names: Vec<_> = (0..20).map(|nth| format!("'ok-{nth:02}'")).collect();
     let more =
         format!("[plugins.many]\nlimits = {{ instances = 5 }}\nconfig = {{ discover = [{}] }}\n", names.join(", "));
-    let host = beside_a_healthy_one(&[], &more, &[("many", verbs())]);
+    let host = host_with_healthy_plugin(&[], &more, &[("many", verbs())]);
     host.until("/v1/plugins/many", |page| page.json()["instances"] == 5);
-    assert_eq!(reason(&host, "many"), "discovered 20 instances, of which the host takes 5; raise limits.instances");
+    assert_eq!(last_failure_reason(&host, "many"), "discovered 20 instances, of which the host takes 5; raise limits.instances");
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn sixty_four_plugins_fit_in_six_gigabytes_of_address_space() {
 
 #[test]
 fn a_stopping_host_does_not_wait_for_plugin_calls_that_never_return() {
-    let mut host = beside_a_healthy_one(&[("spin", ""), ("wait", "")], "", &[]);
+    let mut host = host_with_healthy_plugin(&[("spin", ""), ("wait", "")], "", &[]);
     host.until("/v1/plugins/spin", |page| page.json()["calls"].as_u64().unwrap() > 0);
     assert_eq!(host.stop(), 0);
 }

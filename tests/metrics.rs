@@ -30,7 +30,7 @@ pub(crate) fn promtool(exposition: &str) -> String {
 }
 
 /// A host with instances whose ids are verbs, polled ten times a second.
-fn acting(verbs_done: &[&str]) -> Host {
+fn host_with_instances(verbs_done: &[&str]) -> Host {
     let instances: String =
         verbs_done.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
     Host::start(&format!("poll.interval = '100ms'\n{instances}"), &[("verbs", verbs())])
@@ -116,7 +116,7 @@ fn the_host_exposes_metrics_about_requests_services_and_plugins() {
 
 #[test]
 fn metrics_of_a_plugin_are_exposed_with_its_name_as_a_label() {
-    let host = acting(&["measure"]);
+    let host = host_with_instances(&["measure"]);
     let own = |families: &[Family], name, labels: &[(&str, &str)]| {
         strict::value(families, name, &[&[("plugin", "verbs")], labels].concat())
     };
@@ -157,7 +157,7 @@ fn control_characters_in_help_texts_of_plugins_are_removed() {
 
 #[test]
 fn metrics_with_invalid_names_or_labels_are_refused_and_the_plugin_keeps_running() {
-    let host = acting(&["wrong"]);
+    let host = host_with_instances(&["wrong"]);
     let usage = host.until("/v1/instances/wrong/usage", |usage| usage.status == 200).json();
     assert_eq!(usage["value"], 8, "six names, a conflict, a label");
     assert_eq!(host.plugin("verbs")["state"], "running");
@@ -180,7 +180,7 @@ fn series_beyond_the_limit_per_plugin_are_refused_and_the_plugin_keeps_running()
 
 #[test]
 fn recordings_to_unknown_metric_handles_are_ignored_and_counted() {
-    let host = acting(&["astray"]);
+    let host = host_with_instances(&["astray"]);
     let ignored = [("plugin", "verbs"), ("reason", "handle")];
     families(&host, |families| {
         strict::value(families, "dropsonde_plugin_metrics_ignored_total", &ignored) >= Some(6.0)
@@ -190,7 +190,7 @@ fn recordings_to_unknown_metric_handles_are_ignored_and_counted() {
 
 #[test]
 fn all_series_of_a_plugin_disappear_when_its_file_is_removed() {
-    let host = acting(&["measure"]);
+    let host = host_with_instances(&["measure"]);
     families(&host, |families| families.iter().any(|family| family.name == "verbs_level"));
     fs::remove_file(host.file("verbs")).unwrap();
     let metrics = host.until("/metrics", |metrics| !metrics.body.contains("\"verbs\""));
@@ -199,7 +199,7 @@ fn all_series_of_a_plugin_disappear_when_its_file_is_removed() {
 
 #[test]
 fn after_a_trap_counters_of_a_plugin_continue_and_its_gauges_are_absent() {
-    let host = acting(&["once"]);
+    let host = host_with_instances(&["once"]);
     // Its second instance came back.
     host.until("/v1/instances/once/usage", |usage| usage.status == 200);
     let families = families(&host, |families| {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-fn run(command: &mut Command) -> String {
+fn run_in_monitoring_folder(command: &mut Command) -> String {
     let output = command.current_dir(workspace().join("host/monitoring")).output().unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success(), "{said}");
@@ -14,9 +14,9 @@ fn run(command: &mut Command) -> String {
 
 #[test]
 fn the_alert_rules_are_valid_and_pass_their_promtool_tests() {
-    let checked = run(prometheus_tool("promtool").args(["check", "rules", "alerts.yml"]));
+    let checked = run_in_monitoring_folder(prometheus_tool("promtool").args(["check", "rules", "alerts.yml"]));
     assert!(checked.contains("SUCCESS"), "{checked}");
-    run(prometheus_tool("promtool").args(["test", "rules", "alerts_test.yml"]));
+    run_in_monitoring_folder(prometheus_tool("promtool").args(["test", "rules", "alerts_test.yml"]));
 }
 
 /// What looks like a metric of the host's in a text.
@@ -31,7 +31,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 }
 
 /// Whatever the host can show: what it registers by name, and what it shows when asked.
-fn known() -> BTreeSet<String> {
+fn exposed_metrics() -> BTreeSet<String> {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'panic'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs()), ("app", app())]);
     let shown = host.until("/metrics", |metrics| metrics.body.contains("dropsonde_panics_total{"));
@@ -49,7 +49,7 @@ fn known() -> BTreeSet<String> {
 
 #[test]
 fn alerts_and_dashboard_use_only_metrics_that_the_host_exposes() {
-    let known = known();
+    let known = exposed_metrics();
     for file in ["alerts.yml", "dashboard.json"] {
         let text = fs::read_to_string(workspace().join("host/monitoring").join(file)).unwrap();
         let asked = metrics_in(&text);

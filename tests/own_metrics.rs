@@ -24,7 +24,7 @@ fn until(host: &Host, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) 
     });
 }
 
-fn polling(instances: &[&str], more: &str) -> String {
+fn polling_config(instances: &[&str], more: &str) -> String {
     let instances: String =
         instances.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
     format!("poll.interval = '100ms'\nsnapshot.interval = '100ms'\n{more}\n{instances}")
@@ -32,7 +32,7 @@ fn polling(instances: &[&str], more: &str) -> String {
 
 #[test]
 fn sample_messages_are_counted_by_outcome() {
-    let host = Host::start(&polling(&["count", "gap", "unavailable"], ""), &[("verbs", verbs())]);
+    let host = Host::start(&polling_config(&["count", "gap", "unavailable"], ""), &[("verbs", verbs())]);
     let sample = [("service", "verbs"), ("type", "sample")];
     until(&host, "messages_processed_total", &[sample[0], sample[1], ("status", "ok")], |ok| ok >= 3.0);
     // A scrape may fall between two of them.
@@ -55,7 +55,7 @@ fn sample_messages_are_counted_by_outcome() {
 
 #[test]
 fn stats_and_event_messages_are_counted_by_outcome() {
-    let host = Host::start(&polling(&[], ""), &[("app", app())]);
+    let host = Host::start(&polling_config(&[], ""), &[("app", app())]);
     host.until("/v1/snapshot", |snapshot| snapshot.body.contains("\"app\""));
     assert_eq!(host.tell("app", "application/json", b"{\"name\":\"x\"}").status, 202);
     let of_app = |kind| [("service", "app"), ("type", kind)];
@@ -73,7 +73,7 @@ fn stats_and_event_messages_are_counted_by_outcome() {
 fn traps_and_quarantine_change_the_panic_health_and_service_metrics() {
     // More than are looked for in one tick, with time enough on a busy machine.
     let own = "[plugins.verbs]\ninterval = '500ms'\nlimits = { cpu = '500ms' }\n";
-    let config = polling(&["headers", "infinite", "panic", "random", "recurse", "short", "stranger"], own);
+    let config = polling_config(&["headers", "infinite", "panic", "random", "recurse", "short", "stranger"], own);
     let host = Host::start(&config, &[("verbs", verbs())]);
     let (service, plugin) = ([("service", "verbs")], [("plugin", "verbs")]);
     until(&host, "panics_total", &service, |traps| traps >= 3.0);
@@ -93,7 +93,7 @@ fn traps_and_quarantine_change_the_panic_health_and_service_metrics() {
 
 #[test]
 fn workers_are_counted_by_state() {
-    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    let host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let metrics = families(&host);
     let workers = |state| strict::value(&metrics, "dropsonde_workers", &[("state", state)]).unwrap();
@@ -112,7 +112,7 @@ fn workers_are_counted_by_state() {
 
 #[test]
 fn requests_are_counted_by_route_and_streams_have_no_duration() {
-    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    let host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
     stream.sample();
@@ -129,7 +129,7 @@ fn requests_are_counted_by_route_and_streams_have_no_duration() {
 
 #[test]
 fn missed_ticks_are_counted_and_health_names_plugins_that_are_polled_late() {
-    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    let host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let is_seen = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -151,21 +151,21 @@ fn missed_ticks_are_counted_and_health_names_plugins_that_are_polled_late() {
 
 #[test]
 fn uploads_and_failed_plugin_restores_are_counted() {
-    let mut host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    let mut host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     assert_eq!(host.ordered("PUT", "/v1/plugins/verbs", &version(2)).status, 202);
     until(&host, "plugins_uploaded_total", &[], |uploaded| uploaded == 1.0);
     host.until("/v1/instances/version/usage", |usage| usage.json()["value"] == 2);
     assert_eq!(host.stop(), 0);
     host.drop_in("verbs", b"nonsense");
-    host.configure(&polling(&["version"], "plugins.verbs.config.init = 'refuse'"));
+    host.configure(&polling_config(&["version"], "plugins.verbs.config.init = 'refuse'"));
     let host = host.started_again();
     until(&host, "plugin_restores_failed_total", &[], |failed| failed == 1.0);
 }
 
 #[test]
 fn audit_entries_that_cannot_be_written_are_counted() {
-    let mut host = Host::start(&polling(&[], ""), &[("verbs", verbs())]);
+    let mut host = Host::start(&polling_config(&[], ""), &[("verbs", verbs())]);
     assert_eq!(host.stop(), 0);
     std::fs::remove_file(host.data().join("audit.log")).unwrap();
     symlink("/dev/full", host.data().join("audit.log")).unwrap();
@@ -177,7 +177,7 @@ fn audit_entries_that_cannot_be_written_are_counted() {
 
 #[test]
 fn plugin_log_lines_over_the_limit_are_counted() {
-    let host = Host::start(&polling(&["flood"], ""), &[("verbs", verbs())]);
+    let host = Host::start(&polling_config(&["flood"], ""), &[("verbs", verbs())]);
     until(&host, "plugin_log_lines_dropped_total", &[("plugin", "verbs")], |dropped| dropped >= 900.0);
 }
 
@@ -210,7 +210,7 @@ fn a_stopping_host_returns_503_as_draining_while_a_request_is_open() {
 
 #[test]
 fn concurrent_scrapes_all_get_valid_responses() {
-    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    let host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let scraped = std::thread::scope(|scope| {
         let scrapes: Vec<_> = (0..50)

@@ -8,7 +8,7 @@ const BOTH: &str = "poll.interval = '100ms'\npoll.discover_interval = '1s'\n\
                     [plugins.aaa.config]\ndiscover = ['x']\nfields = ['of_aaa', 'aaa_per_sec']\n\
                     [plugins.zzz.config]\ndiscover = ['x']\nfields = ['of_zzz', 'zzz_per_sec']\n";
 
-fn has(field: &'static str) -> impl Fn(&Response) -> bool {
+fn has_sample_of(field: &'static str) -> impl Fn(&Response) -> bool {
     move |usage| usage.status == 200 && usage.json()[field].is_number()
 }
 
@@ -17,7 +17,7 @@ fn is_ended(instance: &Response) -> bool {
 }
 
 /// The conflict on a plugin's page, once there is one.
-fn conflict(host: &Host, plugin: &str) -> Value {
+fn first_conflict(host: &Host, plugin: &str) -> Value {
     let page = host.until(&format!("/v1/plugins/{plugin}"), |page| {
         page.status == 200 && page.json()["conflicts"].as_array().is_some_and(|conflicts| !conflicts.is_empty())
     });
@@ -32,24 +32,24 @@ fn has_history_of_zzz(host: &Host) -> bool {
 #[test]
 fn an_ended_instance_keeps_its_owner_while_the_owners_file_is_missing_and_across_restarts() {
     let host = Host::start(BOTH, &[("aaa", verbs())]);
-    host.until("/v1/instances/x/usage", has("of_aaa"));
+    host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
     std::fs::remove_file(host.file("aaa")).unwrap();
     host.until("/v1/instances/x", is_ended);
     host.drop_in("zzz", verbs());
-    refuses_zzz(&host);
+    assert_zzz_is_refused(&host);
     let host = host.restart();
-    refuses_zzz(&host);
+    assert_zzz_is_refused(&host);
     host.drop_in("aaa", verbs());
     host.until("/v1/instances/x", |instance| instance.json()["state"] == "tracked");
-    host.until("/v1/instances/x/usage", has("of_aaa"));
-    let conflict = conflict(&host, "aaa");
+    host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
+    let conflict = first_conflict(&host, "aaa");
     assert_eq!((&conflict["instance"], &conflict["with"]), (&json!("x"), &json!("zzz")), "on the owner's page, too");
     assert!(!has_history_of_zzz(&host));
 }
 
 /// While `aaa` is away, `zzz` has a conflict, and `/health` says how an operator hands the instance over.
-fn refuses_zzz(host: &Host) {
-    let conflict = conflict(host, "zzz");
+fn assert_zzz_is_refused(host: &Host) {
+    let conflict = first_conflict(host, "zzz");
     assert_eq!((&conflict["instance"], &conflict["with"]), (&json!("x"), &json!("aaa")));
     let health = host.until("/health", |health| health.json()["status"] == "degraded").json();
     let reason = health["reasons"].to_string();
@@ -68,8 +68,8 @@ fn at_a_start_the_first_plugin_by_name_owns_a_contested_instance_even_if_it_is_u
     host.configure(BOTH);
     std::fs::write(host.file("aaa"), version(2)).unwrap();
     let host = host.restart();
-    host.until("/v1/instances/x/usage", has("of_aaa"));
-    assert_eq!(conflict(&host, "zzz")["with"], "aaa");
+    host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
+    assert_eq!(first_conflict(&host, "zzz")["with"], "aaa");
     host.until("/v1/instances/x", |instance| instance.json()["samplers"] == json!(["aaa"]));
     assert!(!has_history_of_zzz(&host));
     assert!(host.log().contains("x (owner: aaa)"), "{}", host.log());
@@ -78,10 +78,10 @@ fn at_a_start_the_first_plugin_by_name_owns_a_contested_instance_even_if_it_is_u
 #[test]
 fn removing_the_owner_plugin_hands_its_ended_instance_to_another_plugin() {
     let host = Host::start(BOTH, &[("aaa", verbs())]);
-    host.until("/v1/instances/x/usage", has("of_aaa"));
+    host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
     assert_eq!(host.ordered("DELETE", "/v1/plugins/aaa", &[]).status, 204);
     host.drop_in("zzz", verbs());
-    host.until("/v1/instances/x/usage", has("of_zzz"));
+    host.until("/v1/instances/x/usage", has_sample_of("of_zzz"));
     assert_eq!(host.plugin("zzz")["conflicts"], json!([]));
 }
 
@@ -98,12 +98,12 @@ fn each_documented_way_hands_over_an_instance_whose_owners_file_is_gone() {
     ];
     for hand_over in ways {
         let host = Host::start(BOTH, &[("aaa", verbs()), ("zzz", verbs())]);
-        host.until("/v1/instances/x/usage", has("of_aaa"));
+        host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
         std::fs::remove_file(host.file("aaa")).unwrap();
         host.until("/v1/instances/x", is_ended);
-        assert_eq!(conflict(&host, "zzz")["with"], "aaa");
+        assert_eq!(first_conflict(&host, "zzz")["with"], "aaa");
         hand_over(&host);
-        host.until("/v1/instances/x/usage", has("of_zzz"));
+        host.until("/v1/instances/x/usage", has_sample_of("of_zzz"));
         host.until("/health", |health| health.json()["status"] == "healthy");
     }
 }
@@ -112,7 +112,7 @@ fn each_documented_way_hands_over_an_instance_whose_owners_file_is_gone() {
 fn history_that_exceeded_max_instances_at_a_start_is_not_given_to_a_new_owner() {
     let procfs = format!("[plugins.procfs]\nsha256 = '{:064}'\n", 0);
     let host = Host::start(&format!("{BOTH}{procfs}"), &[("aaa", verbs())]);
-    host.until("/v1/instances/x/usage", has("of_aaa"));
+    host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
     assert_eq!(host.write("PUT", "/v1/instances/a", r#"{"samplers":[]}"#).status, 200);
     assert_eq!(host.write("PUT", "/v1/instances/b", r#"{"samplers":[]}"#).status, 200);
     std::fs::remove_file(host.file("aaa")).unwrap();
@@ -125,6 +125,6 @@ fn history_that_exceeded_max_instances_at_a_start_is_not_given_to_a_new_owner() 
     for id in ["a", "b"] {
         assert_eq!(host.write("DELETE", &format!("/v1/instances/{id}"), "").status, 204);
     }
-    host.until("/v1/instances/x/usage", has("of_zzz"));
+    host.until("/v1/instances/x/usage", has_sample_of("of_zzz"));
     assert!(!host.get("/v1/instances/x/usage/range?range=10m&resolution=100ms").body.contains("of_aaa"));
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 /// Replays the cases of a project with the bundled sampler; whether that went well, and what it said.
-fn replay(project: &Path) -> (i32, String) {
+fn replay_cases(project: &Path) -> (i32, String) {
     let (code, out, error) = run(dropsonde().args(["plugin", "test", "--file", "procfs"]).current_dir(project));
     (code, out + &error)
 }
 
 /// Writes a case of one tick.
-fn case(project: &Path, config: &str, expected: &str, files: &[(&str, &str)]) {
+fn write_case(project: &Path, config: &str, expected: &str, files: &[(&str, &str)]) {
     let case = project.join("tests/one");
     for (path, text) in files {
         let file = case.join("tick-1").join(path);
@@ -41,7 +41,7 @@ impl Drop for Sleeper {
 
 #[test]
 fn recorded_machines_replay_with_the_expected_values() {
-    let (code, said) = replay(&workspace().join("plugins/procfs"));
+    let (code, said) = replay_cases(&workspace().join("plugins/procfs"));
     assert!(code == 0 && !said.contains("FAILED"), "{said}");
     assert!(said.lines().filter(|line| line.ends_with("ok")).count() == 29, "{said}");
 }
@@ -56,9 +56,9 @@ fn a_mount_table_of_more_than_a_mebibyte_is_read() {
     assert!(table.len() > 1 << 20);
     let expected = r#""samples": {"mount-srv": {"disk_used_mb": 1, "disk_limit_mb": 4, "disk_available_mb": 2}},
         "failures": {"mount-data": "gone"}"#;
-    case(project.path(), r#"{"top": 0, "mounts": ["/srv", "/data"]}"#, expected, &[("proc/self/mounts", &table)]);
+    write_case(project.path(), r#"{"top": 0, "mounts": ["/srv", "/data"]}"#, expected, &[("proc/self/mounts", &table)]);
     fs::write(project.path().join("tests/one/tick-1.space"), "/srv\t4194304\t2097152\t9\t9\t1048576\n").unwrap();
-    let (code, said) = replay(project.path());
+    let (code, said) = replay_cases(project.path());
     assert!(code == 0, "{said}");
 }
 
@@ -69,8 +69,8 @@ fn a_command_line_of_more_than_a_mebibyte_is_matched_by_its_beginning() {
     let line = format!("java\0-jar\0shop.jar\0{}", "x".repeat(1_300_000));
     let expected = r#""samples": {"shop": {"processes": 1, "threads": 3}}"#;
     let config = r#"{"top": 0, "mounts": [], "watch": [{"name": "shop", "match": "shop\\.jar"}]}"#;
-    case(project.path(), config, expected, &[("proc/7/stat", &stat), ("proc/7/cmdline", &line)]);
-    let (code, said) = replay(project.path());
+    write_case(project.path(), config, expected, &[("proc/7/stat", &stat), ("proc/7/cmdline", &line)]);
+    let (code, said) = replay_cases(project.path());
     assert!(code == 0, "{said}");
 }
 
@@ -78,10 +78,10 @@ fn a_command_line_of_more_than_a_mebibyte_is_matched_by_its_beginning() {
 fn a_machine_with_100_000_processes_gives_a_host_sample_without_their_number() {
     let project = tempfile::tempdir().unwrap();
     let config = r#"{"top": 0, "mounts": []}"#;
-    case(project.path(), config, r#""samples": {"host": {"load_1m": 1.5}}"#, &[("proc/loadavg", "1.5")]);
+    write_case(project.path(), config, r#""samples": {"host": {"load_1m": 1.5}}"#, &[("proc/loadavg", "1.5")]);
     let proc = project.path().join("tests/one/tick-1/proc");
     (1..=100_000).for_each(|pid| fs::create_dir(proc.join(pid.to_string())).unwrap());
-    let (code, said) = replay(project.path());
+    let (code, said) = replay_cases(project.path());
     assert!(code == 0, "{said}");
 }
 
@@ -111,7 +111,7 @@ fn a_watched_program_stays_one_instance_while_its_processes_come_and_go() {
 }
 
 /// The value of a series whose line has these words in it.
-fn value(metrics: &str, words: [&str; 2]) -> Option<f64> {
+fn metric_value(metrics: &str, words: [&str; 2]) -> Option<f64> {
     let line = metrics.lines().find(|line| words.iter().all(|word| line.contains(word)))?;
     line.rsplit_once(' ')?.1.parse().ok()
 }
@@ -127,7 +127,7 @@ fn a_cpu_total_does_not_fall_when_a_process_ends_while_the_host_is_down() {
     let (first, _second) = (burn(), burn());
     let watch = format!("{{ name = 'burners', match = '# {tag}$' }}");
     let config = format!("poll.interval = '100ms'\nplugins.procfs.config = {{ top = 0, watch = [{watch}] }}\n");
-    let total = |metrics: &str| value(metrics, ["dropsonde_sample_cpu_seconds_total", "\"burners\""]);
+    let total = |metrics: &str| metric_value(metrics, ["dropsonde_sample_cpu_seconds_total", "\"burners\""]);
     let host = Host::start(&config, &[]);
     let before = host.until("/metrics", |metrics| total(&metrics.body) > Some(1.0));
     let before = total(&before.body).unwrap();

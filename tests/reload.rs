@@ -10,12 +10,12 @@ const CONFIG: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'version'\nsa
 const USAGE: &str = "/v1/instances/version/usage";
 const PAGE: &str = "/v1/plugins/verbs";
 
-fn reads(host: &Host, version: u32) -> Response {
+fn wait_for_version(host: &Host, version: u32) -> Response {
     host.until(USAGE, |usage| usage.status == 200 && usage.json()["value"] == version)
 }
 
 /// Waits until a newer version was refused, and tells why.
-fn refusal(host: &Host, containing: &str) -> String {
+fn wait_for_refusal(host: &Host, containing: &str) -> String {
     let reason = |page: &Response| page.json()["refused"]["reason"].as_str().unwrap_or_default().to_owned();
     reason(&host.until(PAGE, |page| reason(page).contains(containing)))
 }
@@ -25,7 +25,7 @@ fn an_added_plugin_file_is_polled_and_a_removed_one_keeps_its_history() {
     let host = Host::start(CONFIG, &[]);
     assert_eq!(host.get(PAGE).status, 404);
     host.drop_in("verbs", verbs());
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     fs::remove_file(host.file("verbs")).unwrap();
     host.until(PAGE, |page| page.status == 404);
     let range = host.get("/v1/instances/version/usage/range?range=1h").json();
@@ -59,7 +59,7 @@ fn discovered_instances_end_when_their_plugin_is_removed_and_resume_when_it_is_b
 #[test]
 fn a_newer_plugin_version_takes_over_without_losing_a_tick_or_ending_a_stream() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
     let mut samples = vec![stream.sample()];
     for number in 2..8 {
@@ -69,14 +69,14 @@ fn a_newer_plugin_version_takes_over_without_losing_a_tick_or_ending_a_stream() 
         }
     }
     let page = host.plugin("verbs");
-    no_tick_is_lost_or_doubled(&samples, &page);
+    assert_no_tick_is_lost_or_doubled(&samples, &page);
     let versions: Vec<u64> = samples.iter().map(|sample| sample["value"].as_u64().unwrap()).collect();
     assert!(versions.is_sorted() && versions.iter().collect::<BTreeSet<_>>().len() == 7, "{versions:?}");
     assert!(page["refused"].is_null() && page["restored"] == false && page["state"] == "running", "{page}");
 }
 
 /// Every tick is there, but those that the plugin's page says were missed: on a busy machine some come too late.
-fn no_tick_is_lost_or_doubled(samples: &[serde_json::Value], page: &serde_json::Value) {
+fn assert_no_tick_is_lost_or_doubled(samples: &[serde_json::Value], page: &serde_json::Value) {
     let at_ms = |sample: &serde_json::Value| {
         let at: jiff::Timestamp = sample["at"].as_str().unwrap().parse().unwrap();
         at.as_millisecond()
@@ -96,7 +96,7 @@ fn no_tick_is_lost_or_doubled(samples: &[serde_json::Value], page: &serde_json::
 #[test]
 fn twenty_replacements_a_second_lose_no_tick_and_the_last_version_stays() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
     let first = stream.sample();
     let versions: Vec<_> = (2..6).map(version).collect();
@@ -125,14 +125,14 @@ fn twenty_replacements_a_second_lose_no_tick_and_the_last_version_stays() {
         samples
     });
     let page = host.plugin("verbs");
-    no_tick_is_lost_or_doubled(&samples, &page);
+    assert_no_tick_is_lost_or_doubled(&samples, &page);
     assert_eq!(page["state"], "running", "{page}");
 }
 
 #[test]
 fn a_broken_newer_version_is_refused_with_a_reason_and_the_running_one_continues() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     let half = &version(2)[..verbs().len() / 2];
     let bad: [(&[u8], &str); 5] = [
         (half, "not a valid component"),
@@ -144,7 +144,7 @@ fn a_broken_newer_version_is_refused_with_a_reason_and_the_running_one_continues
     for (component, why) in bad {
         // Not as a careful operator does.
         fs::write(host.file("verbs"), component).unwrap();
-        refusal(&host, why);
+        wait_for_refusal(&host, why);
         let page = host.plugin("verbs");
         assert_eq!((&page["state"], &page["restored"]), (&"running".into(), &false.into()), "{page}");
         host.until(USAGE, |usage| usage.json()["value"] == 1);
@@ -153,7 +153,7 @@ fn a_broken_newer_version_is_refused_with_a_reason_and_the_running_one_continues
     let trapped = host.plugin("verbs")["refused"]["digest"].as_str().map(str::len);
     assert_eq!(trapped, Some(64), "of the file that was refused");
     host.drop_in("verbs", &version(3));
-    reads(&host, 3);
+    wait_for_version(&host, 3);
     assert!(host.plugin("verbs")["refused"].is_null());
 }
 
@@ -161,14 +161,14 @@ fn a_broken_newer_version_is_refused_with_a_reason_and_the_running_one_continues
 fn a_slowly_written_plugin_file_is_loaded_once_it_is_complete() {
     use std::io::Write as _;
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     let component = version(4);
     let mut file = fs::File::create(host.file("verbs")).unwrap();
     for part in component.chunks(component.len().div_ceil(30)) {
         file.write_all(part).unwrap();
         std::thread::park_timeout(Duration::from_millis(20));
     }
-    reads(&host, 4);
+    wait_for_version(&host, 4);
     let log = host.last_words();
     assert!(!log.contains("panic"), "{log}");
 }
@@ -177,28 +177,28 @@ fn a_slowly_written_plugin_file_is_loaded_once_it_is_complete() {
 fn the_last_working_version_is_restored_at_a_start_with_a_broken_file() {
     let mut host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.drop_in("verbs", &version(2));
-    reads(&host, 2);
+    wait_for_version(&host, 2);
     for (component, why) in [(version(66666), "does not start"), (b"nonsense".to_vec(), "not WebAssembly")] {
         // Not while it runs: then it would only be refused.
         assert_eq!(host.stop(), 0);
         host.drop_in("verbs", &component);
         host = host.started_again();
         host.until(PAGE, |page| page.json()["calls"].as_u64() > Some(0));
-        reads(&host, 2);
+        wait_for_version(&host, 2);
         let page = host.plugin("verbs");
         assert!(page["restored"] == true && page["refused"]["reason"].as_str().unwrap().contains(why), "{page}");
         let metrics = host.get("/metrics").body;
         assert!(metrics.contains("dropsonde_plugin_restores_succeeded_total 1"), "{metrics}");
     }
     host.drop_in("verbs", &version(3));
-    reads(&host, 3);
+    wait_for_version(&host, 3);
     assert_eq!(host.plugin("verbs")["restored"], false);
 }
 
 #[test]
 fn a_newer_version_whose_calls_all_fail_is_replaced_by_the_last_working_one() {
     let host = Host::start(&format!("{CONFIG}[plugins.verbs.limits]\nfailures = 2\n"), &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     host.drop_in("verbs", &version(77777));
     let page = host.until(PAGE, |page| page.json()["restored"] == true && page.json()["state"] == "running").json();
     assert_eq!(page["refused"]["digest"], sha256(&version(77777)), "{page}");
@@ -220,9 +220,9 @@ fn a_newer_version_whose_calls_all_fail_is_replaced_by_the_last_working_one() {
 #[test]
 fn an_upload_of_the_running_version_replaces_a_broken_file() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     host.drop_in("verbs", b"nonsense");
-    refusal(&host, "not WebAssembly");
+    wait_for_refusal(&host, "not WebAssembly");
     assert_eq!(host.ordered("PUT", PAGE, verbs()).status, 202);
     assert!(fs::read(host.file("verbs")).unwrap() == verbs(), "the next start has it");
     host.until(PAGE, |page| page.json()["refused"].is_null());
@@ -249,7 +249,7 @@ fn concurrent_plugin_changes_all_get_a_response_and_the_file_matches_what_runs()
     // As soon as there is not too much under way.
     let mut put = std::iter::repeat_with(|| host.ordered("PUT", PAGE, &version(2)).status).take(1000);
     assert_eq!(put.find(|status| *status != 409), Some(202));
-    reads(&host, 2);
+    wait_for_version(&host, 2);
     assert!(fs::read(host.file("verbs")).unwrap() == version(2));
 }
 
@@ -268,10 +268,10 @@ fn a_component_whose_digest_is_not_the_pinned_one_is_not_run() {
     use sha2::{Digest as _, Sha256};
     let pinned: String = Sha256::digest(verbs()).iter().map(|byte| format!("{byte:02X}")).collect();
     let host = Host::start(&format!("{CONFIG}[plugins.verbs]\nsha256 = '{pinned}'\n"), &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     assert_eq!(host.plugin("verbs")["digest"], pinned.to_lowercase(), "the page has it to paste");
     host.drop_in("verbs", &version(2));
-    let reason = refusal(&host, "plugins.verbs.sha256");
+    let reason = wait_for_refusal(&host, "plugins.verbs.sha256");
     assert!(reason.to_lowercase().contains(&pinned.to_lowercase()), "{reason}");
     let refused = host.ordered("PUT", PAGE, &version(3));
     assert_eq!((refused.status, refused.body.contains(&sha256(&version(3)))), (409, true), "{refused:?}");
@@ -283,7 +283,7 @@ fn a_component_whose_digest_is_not_the_pinned_one_is_not_run() {
 #[test]
 fn after_a_plugin_changes_its_fields_range_queries_return_old_and_new_ones() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     host.drop_in("verbs", &version(90000));
     let usage = host.until(USAGE, |usage| usage.json()["other_value"] == 90000).json();
     assert!(usage["value"].is_null(), "what is no field any more is no part of the latest sample: {usage}");
@@ -322,15 +322,15 @@ fn a_newer_working_file_ends_quarantine_and_failure() {
     let host = Host::start(CONFIG, &[("verbs", &version(55555))]);
     host.until(PAGE, |page| page.json()["state"] == "failed");
     host.drop_in("verbs", verbs());
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     let ordered = host.ordered("POST", "/v1/plugins/verbs/quarantine", &[]);
     assert_eq!(ordered.status, 202);
     host.until(PAGE, |page| page.json()["state"] == "quarantined");
     host.drop_in("verbs", &version(66666));
-    refusal(&host, "does not start");
+    wait_for_refusal(&host, "does not start");
     assert_eq!(host.plugin("verbs")["state"], "quarantined", "what does not work lifts nothing");
     host.drop_in("verbs", &version(2));
-    reads(&host, 2);
+    wait_for_version(&host, 2);
 }
 
 #[test]
@@ -363,12 +363,12 @@ fn plugins_are_uploaded_reloaded_and_removed_by_the_api_and_audited() {
     assert_eq!((refused.status, refused.body.contains("not WebAssembly")), (422, true), "{refused:?}");
     assert_eq!(host.get(PAGE).status, 404, "there is no such plugin");
     assert_eq!(put(&format!("{token}Content-Type: application/wasm\r\n"), PAGE, verbs()), 202);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     let refused = host.ordered("PUT", PAGE, &version(66666));
     assert_eq!((refused.status, refused.body.contains("does not start")), (422, true), "{refused:?}");
     assert!(fs::read(host.file("verbs")).unwrap() == verbs(), "its file stays what runs");
     assert_eq!(host.ordered("PUT", PAGE, &version(2)).status, 202);
-    reads(&host, 2);
+    wait_for_version(&host, 2);
     assert!(fs::read(host.file("verbs")).unwrap() == version(2));
 
     let reloaded = host.ordered("POST", "/v1/plugins/verbs/reload", &[]);
@@ -397,10 +397,10 @@ fn plugins_are_uploaded_reloaded_and_removed_by_the_api_and_audited() {
 #[test]
 fn the_compile_cache_stays_within_its_limit_but_keeps_the_newest_entry() {
     let host = Host::start(&format!("compile_cache = '1B'\n{CONFIG}"), &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     for number in 2..5 {
         host.drop_in("verbs", &version(number));
-        reads(&host, number);
+        wait_for_version(&host, number);
     }
     // The bundled ones are compiled meanwhile, too.
     until("not one compiled plugin stays, the newest", || {
@@ -415,7 +415,7 @@ fn the_compile_cache_stays_within_its_limit_but_keeps_the_newest_entry() {
 fn memory_threads_and_descriptors_level_off_over_many_reloads() {
     let reloads: u32 = std::env::var("DROPSONDE_RELOADS").map_or(600, |count| count.parse().unwrap());
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
-    reads(&host, 1);
+    wait_for_version(&host, 1);
     let versions = [version(2), version(3)];
     let reload = |count: u32| {
         for nth in 0..count {

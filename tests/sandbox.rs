@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 const INTERVAL_MS: i64 = 500;
 
 /// A host in which the plugin `bad` samples one verb, beside a healthy `good`.
-fn beside_a_healthy_one(verb: &str, more: &str) -> Host {
+fn host_with_healthy_plugin(verb: &str, more: &str) -> Host {
     let config = format!(
         "poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[[instances]]\nid = '{verb}'\nsamplers = ['bad']\n{more}"
     );
     Host::start(&config, &[("good", verbs()), ("bad", verbs())])
 }
 
-fn failure_of(host: &Host, plugin: &str) -> Value {
+fn wait_for_failure(host: &Host, plugin: &str) -> Value {
     let path = format!("/v1/plugins/{plugin}");
     host.until(&path, |page| page.json().get("last_failure").is_some()).json()["last_failure"].clone()
 }
@@ -29,9 +29,9 @@ fn assert_no_missed_tick(host: &Host) {
 
 #[test]
 fn a_trap_leaves_a_gap_with_its_reason_and_the_next_call_gets_a_fresh_instance() {
-    let host = beside_a_healthy_one("panic", "");
+    let host = host_with_healthy_plugin("panic", "");
     assert_no_missed_tick(&host);
-    let failure = failure_of(&host, "bad");
+    let failure = wait_for_failure(&host, "bad");
     assert!(failure["reason"].as_str().unwrap().starts_with("trapped: "), "{failure}");
     let backtrace = failure["backtrace"].as_array().unwrap();
     assert!(backtrace.iter().any(|frame| frame.as_str().unwrap().contains("verbs::act")), "{backtrace:?}");
@@ -60,7 +60,7 @@ fn endless_loops_in_four_plugins_are_stopped_and_another_plugin_misses_no_tick()
     let host = Host::start(&config, &names.map(|name| (name, verbs())));
     assert_no_missed_tick(&host);
     for name in &names[1..] {
-        let failure = failure_of(&host, name);
+        let failure = wait_for_failure(&host, name);
         let reason = failure["reason"].as_str().unwrap();
         assert!(reason.ends_with(" ms of its 30 ms of CPU time; raise limits.cpu"), "{reason}");
     }
@@ -69,16 +69,16 @@ fn endless_loops_in_four_plugins_are_stopped_and_another_plugin_misses_no_tick()
 
 #[test]
 fn a_plugin_that_exceeds_its_memory_fails_and_another_misses_no_tick() {
-    let host = beside_a_healthy_one("hoard", "[plugins.bad.limits]\nmemory = '8MiB'\n");
-    let failure = failure_of(&host, "bad");
+    let host = host_with_healthy_plugin("hoard", "[plugins.bad.limits]\nmemory = '8MiB'\n");
+    let failure = wait_for_failure(&host, "bad");
     assert!(failure["reason"].as_str().unwrap().starts_with("exceeded its 8388608 bytes of memory"), "{failure}");
     assert_no_missed_tick(&host);
 }
 
 #[test]
 fn a_plugin_that_exhausts_its_stack_fails_and_another_misses_no_tick() {
-    let host = beside_a_healthy_one("recurse", "");
-    let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
+    let host = host_with_healthy_plugin("recurse", "");
+    let reason = wait_for_failure(&host, "bad")["reason"].as_str().unwrap().to_owned();
     assert!(reason.starts_with("ran out of stack: "), "{reason}");
     assert_no_missed_tick(&host);
 }
@@ -86,15 +86,15 @@ fn a_plugin_that_exhausts_its_stack_fails_and_another_misses_no_tick() {
 #[test]
 fn a_plugin_that_returns_too_much_output_fails_and_another_misses_no_tick() {
     // Lifting so much takes a debug build its time.
-    let host = beside_a_healthy_one("long", "[plugins.bad.limits]\ncpu = '2s'\n");
-    let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
+    let host = host_with_healthy_plugin("long", "[plugins.bad.limits]\ncpu = '2s'\n");
+    let reason = wait_for_failure(&host, "bad")["reason"].as_str().unwrap().to_owned();
     assert!(reason.starts_with("returned more than its 4194304 bytes of output"), "{reason}");
     assert_no_missed_tick(&host);
 }
 
 #[test]
 fn a_flood_of_plugin_log_lines_is_limited_counted_and_escaped() {
-    let host = beside_a_healthy_one("flood", "");
+    let host = host_with_healthy_plugin("flood", "");
     host.until("/v1/plugins/bad", |page| page.json()["log_lines_dropped"].as_u64().unwrap() > 900);
     let log = host.until_logged("line 0");
     assert!(log.contains(r"line 0\n\u{1b}[31mforged"), "{log}");
@@ -121,7 +121,7 @@ fn a_file_can_be_read_only_when_granted() {
     );
     let host = Host::start(&config, &[("may", verbs()), ("may-not", verbs())]);
     host.until("/v1/instances/read/usage", |usage| usage.status == 200 && usage.json()["value"] == 5);
-    let failure = failure_of(&host, "may-not");
+    let failure = wait_for_failure(&host, "may-not");
     let path = secret.display();
     assert_eq!(failure["reason"], format!("read: denied: {path} is not granted; add read = [\"{path}\"]"));
     let missing = host.plugin("may-not")["missing"].clone();
@@ -252,7 +252,7 @@ fn a_plugin_whose_calls_are_all_too_slow_is_quarantined_and_recovers_without_set
 
 #[test]
 fn a_quarantine_by_an_operator_is_not_retried() {
-    let host = beside_a_healthy_one("panic", "[plugins.bad.limits]\nfailures = 2\nretry_after = '1h'\n");
+    let host = host_with_healthy_plugin("panic", "[plugins.bad.limits]\nfailures = 2\nretry_after = '1h'\n");
     host.until("/v1/plugins/bad", |page| page.json()["retry_at"].is_string() && page.json()["state"] == "quarantined");
     assert_eq!(host.ordered("POST", "/v1/plugins/bad/quarantine", &[]).status, 202);
     let page = host.until("/v1/plugins/bad", |page| page.json()["quarantined"] == "an operator said so").json();
@@ -289,7 +289,7 @@ fn a_lasting_failure_is_logged_only_when_it_begins_changes_and_ends() {
 
 #[test]
 fn a_plugin_whose_calls_all_trap_is_quarantined_until_an_operator_releases_it() {
-    let host = beside_a_healthy_one("panic", "[plugins.bad.limits]\nfailures = 2\n");
+    let host = host_with_healthy_plugin("panic", "[plugins.bad.limits]\nfailures = 2\n");
     let page = host.until("/v1/plugins/bad", |page| page.json()["state"] == "quarantined").json();
     assert!(page["quarantined"].as_str().unwrap().contains("2 times in a row"), "{page}");
     assert_eq!((&page["workers"], &page["memory_bytes"]), (&json!(0), &json!(0)), "nothing of it is left: {page}");
@@ -321,7 +321,7 @@ fn a_plugin_whose_calls_all_trap_is_quarantined_until_an_operator_releases_it() 
 
 #[test]
 fn plugin_orders_require_the_admin_token() {
-    let host = beside_a_healthy_one("count", "");
+    let host = host_with_healthy_plugin("count", "");
     let order = |token: Option<&str>| {
         let header = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         host.request_with("POST", "/v1/plugins/good/quarantine", &header)

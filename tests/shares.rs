@@ -12,7 +12,7 @@ fn share(page: &Value, pool: &str) -> Value {
 }
 
 /// Of the modest plugin, whose instance is `ok`: every tick from here on, so many of them.
-fn misses_no_tick(host: &Host, ticks: usize) {
+fn assert_no_missed_tick(host: &Host, ticks: usize) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     (0..ticks).for_each(|_| drop(stream.sample()));
     assert_eq!(host.plugin("modest")["polls_missed"], 0);
@@ -20,7 +20,7 @@ fn misses_no_tick(host: &Host, ticks: usize) {
 }
 
 /// With 2 GiB of address space.
-fn confined() -> Command {
+fn with_2_gib_of_address_space() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -v 2097152 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
     command
@@ -54,13 +54,13 @@ fn history_beyond_a_plugins_share_of_memory_is_refused_and_health_names_the_plug
         "{MODEST}[plugins.greedy]\ninterval = '1s'\nlimits = {{ cpu = '900ms', output = '64MiB', memory = '256MiB' }}\n\
          config = {{ flock = 5000, wide = 250 }}\n"
     );
-    let host = Host::start_as(confined(), &config, &[("modest", verbs()), ("greedy", verbs())]);
+    let host = Host::start_as(with_2_gib_of_address_space(), &config, &[("modest", verbs()), ("greedy", verbs())]);
     let is_refused =
         |page: &Value| share(page, "history_rows_bytes")["refused"].as_u64().is_some_and(|refused| refused > 0);
     let page = host.until("/v1/plugins/greedy", |page| is_refused(&page.json())).json();
     let own = share(&page, "history_rows_bytes");
     assert!(own["used"].as_u64() <= own["most"].as_u64(), "{own}");
-    misses_no_tick(&host, 6);
+    assert_no_missed_tick(&host, 6);
     let health = host.get("/health").json();
     let reason =
         health["reasons"].as_array().unwrap().iter().find(|reason| reason.as_str().unwrap().contains("greedy"));
@@ -174,6 +174,6 @@ fn the_memory_limit_of_history_shrinks_with_the_address_space_limit() {
         line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     // A quarter of the address space counts as memory, as much of that is for history, and half of this for newest rows.
-    assert_eq!(most(confined()), 2097152.0 * 1024.0 / 4.0 / 4.0 / 2.0);
-    assert!(most(dropsonde()) >= most(confined()));
+    assert_eq!(most(with_2_gib_of_address_space()), 2097152.0 * 1024.0 / 4.0 / 4.0 / 2.0);
+    assert!(most(dropsonde()) >= most(with_2_gib_of_address_space()));
 }

@@ -12,7 +12,7 @@ fn document(host: &Host) -> Value {
 }
 
 /// Waits until what is said of a source is so.
-fn source(host: &Host, name: &str, status: &str) -> Value {
+fn wait_for_source_status(host: &Host, name: &str, status: &str) -> Value {
     let is = |answer: &Response| {
         let document = answer.json();
         let found = document["sources"].as_array().unwrap().iter().find(|source| source["name"] == name).cloned();
@@ -21,11 +21,11 @@ fn source(host: &Host, name: &str, status: &str) -> Value {
     host.until(SNAPSHOT, is).json()
 }
 
-fn two_sources(first: &str, second: &str) -> Host {
+fn host_with_two_sources(first: &str, second: &str) -> Host {
     let config = format!("{FAST}[plugins.one.config]\n{first}\n[plugins.two.config]\n{second}\n");
     let host = Host::start(&config, &[("one", app()), ("two", app())]);
-    source(&host, "one", "ok");
-    source(&host, "two", "ok");
+    wait_for_source_status(&host, "one", "ok");
+    wait_for_source_status(&host, "two", "ok");
     host
 }
 
@@ -51,7 +51,7 @@ fn a_snapshot_without_any_events_is_all_zeros() {
 
 #[test]
 fn a_snapshot_of_two_sources_sums_counts_and_averages_rates_including_zeros() {
-    let host = two_sources(
+    let host = host_with_two_sources(
         "channels = 3\nrate = 2.0\naverage = 1.0\nutilization = 50.0\nissued = 4\nhit_rate = 90.0\nentries = 7",
         "channels = 4\nrate = 0.0\naverage = 2.0\nutilization = 0.0\nissued = 1\nhit_rate = 0.0",
     );
@@ -70,7 +70,7 @@ fn a_snapshot_of_two_sources_sums_counts_and_averages_rates_including_zeros() {
 
 #[test]
 fn a_snapshot_section_reported_by_one_source_is_unchanged() {
-    let host = two_sources("rate = 3.0", "channels = 2");
+    let host = host_with_two_sources("rate = 3.0", "channels = 2");
     let document = document(&host);
     assert_eq!(
         (&document["envelopes"]["rate_per_second"], &document["channels"]["total_active"]),
@@ -80,14 +80,14 @@ fn a_snapshot_section_reported_by_one_source_is_unchanged() {
 
 #[test]
 fn a_failing_source_leaves_the_snapshot_and_returns_once_it_works() {
-    let host = two_sources("channels = 1", "channels = 10");
+    let host = host_with_two_sources("channels = 1", "channels = 10");
     assert_eq!(host.get("/v1/instances/dropsonde:snapshot/usage").status, 400, "it is no instance to ask for");
     assert_eq!(host.tell("two", "application/json", br#"{"name":"fail"}"#).status, 202);
-    source(&host, "two", "failing");
-    let left = source(&host, "two", "stale");
+    wait_for_source_status(&host, "two", "failing");
+    let left = wait_for_source_status(&host, "two", "stale");
     assert_eq!(left["channels"]["total_active"], 1);
     assert_eq!(host.tell("two", "application/json", br#"{"name":"work"}"#).status, 202);
-    source(&host, "two", "ok");
+    wait_for_source_status(&host, "two", "ok");
     assert_eq!(document(&host)["channels"]["total_active"], 11);
 }
 
@@ -96,8 +96,8 @@ fn a_source_that_hangs_or_is_removed_does_not_affect_other_sources() {
     let config =
         format!("{FAST}[plugins.one.config]\nchannels = 1\n[plugins.two.config]\nchannels = 10\nhangs = true\n");
     let host = Host::start(&config, &[("one", app()), ("two", app())]);
-    source(&host, "one", "ok");
-    let left = source(&host, "two", "stale");
+    wait_for_source_status(&host, "one", "ok");
+    let left = wait_for_source_status(&host, "two", "stale");
     assert_eq!(left["channels"]["total_active"], 1);
     assert_eq!(host.ordered("DELETE", "/v1/plugins/two", &[]).status, 204);
     let names: Vec<_> = document(&host)["sources"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
@@ -110,9 +110,9 @@ fn an_unchanged_snapshot_gets_304() {
         "snapshot.interval = '1h'\npoll.interval = '1h'\n[plugins.app.config]\nchannels = 1\n",
         &[("app", app())],
     );
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     // Other sources may still be on their first poll.
-    source(&host, "appstats", "ok");
+    wait_for_source_status(&host, "appstats", "ok");
     let first = host.get(SNAPSHOT);
     let tag = first.header("etag").unwrap().to_owned();
     let again = host.request_with("GET", SNAPSHOT, &format!("If-None-Match: \"other\", {tag}\r\n"));
@@ -124,7 +124,7 @@ fn an_unchanged_snapshot_gets_304() {
 #[test]
 fn a_fresh_snapshot_polls_all_sources_and_requires_the_write_token() {
     let host = Host::start("snapshot.interval = '1h'\npoll.interval = '1h'\n", &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     assert_eq!(host.get("/v1/snapshot?fresh=1").status, 401);
     assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"a"},{"name":"b"}]"#).status, 202);
     host.until("/metrics", |metrics| {
@@ -140,7 +140,7 @@ fn a_fresh_snapshot_polls_all_sources_and_requires_the_write_token() {
 #[test]
 fn snapshot_values_are_available_as_metrics_history_and_a_stream() {
     let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 6\n"), &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     let mut stream = stream(&host.address, "/v1/snapshot/stream", "");
     assert_eq!(stream.event(), "retry: 3000\n\n");
     while stream.sample()["channels_total_active"] != 6 {}
@@ -161,7 +161,7 @@ fn snapshot_values_are_available_as_metrics_history_and_a_stream() {
 #[test]
 fn appstats_counts_application_events_and_keeps_them_across_a_restart() {
     let host = Host::start(FAST, &[]);
-    source(&host, "appstats", "ok");
+    wait_for_source_status(&host, "appstats", "ok");
     let told = concat!(
         r#"{"name":"channel.opened","attributes":{"pattern":"room.*"}}"#,
         "\n",
@@ -204,7 +204,7 @@ fn unknown_event_names_are_counted_logged_once_and_listed_on_the_page() {
 #[test]
 fn invalid_event_batches_are_refused_as_a_whole() {
     let host = Host::start(FAST, &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     let path = "/v1/sources/app/events";
     assert_eq!(send(&host.address, "POST", path, "", b"[]").status, 401);
     let tell = |content_type: &str, body: &str| host.tell("app", content_type, body.as_bytes());
@@ -251,7 +251,7 @@ fn events_for_a_plugin_that_is_not_running_yet_get_503_with_retry_after() {
 fn a_full_event_queue_gets_429_with_retry_after_and_leaves_room_for_other_clients() {
     // It observes nothing while it waits after a trap.
     let host = Host::start(&format!("{FAST}[plugins.app.limits]\nfailures = 1000\n"), &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     host.ordered("POST", "/v1/plugins/app/quarantine", &[]);
     host.until("/v1/plugins/app", |page| page.json()["state"] == "quarantined");
     let half = format!("[{}]", vec!["{\"name\":\"a\"}"; 60_000].join(","));
@@ -282,7 +282,7 @@ fn a_full_event_queue_gets_429_with_retry_after_and_leaves_room_for_other_client
 #[test]
 fn a_trap_loses_only_the_events_of_that_call() {
     let host = Host::start(FAST, &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"die"}]"#).status, 202);
     host.until("/v1/plugins/app", |page| {
         page.json()["last_failure"]["reason"].as_str().is_some_and(|reason| reason.contains("told to"))
@@ -298,7 +298,7 @@ fn a_trap_loses_only_the_events_of_that_call() {
 fn events_of_a_thousand_clients_keep_the_order_of_each_client() {
     let config = format!("{FAST}[[instances]]\nid = 'app'\nsamplers = ['app']\n");
     let host = Host::start(&config, &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     let (clients, batches) = (1000, 2);
     std::thread::scope(|scope| {
         for client in 0..clients {
@@ -324,7 +324,7 @@ fn events_of_a_thousand_clients_keep_the_order_of_each_client() {
 #[test]
 fn promtool_accepts_the_snapshot_metrics() {
     let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 1\n"), &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     let metrics = host.get("/metrics").body;
     assert!(metrics.contains("dropsonde_snapshot_tokens_active 0"), "{metrics}");
     assert_eq!(crate::metrics::promtool(&metrics), "", "{metrics}");

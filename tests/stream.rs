@@ -21,12 +21,12 @@ fn open(host: &Host, id: &str) -> Stream {
 }
 
 /// The next one; a busy machine has pings between them.
-fn usage(stream: &mut Stream) -> String {
+fn next_usage(stream: &mut Stream) -> String {
     std::iter::repeat_with(|| stream.event()).find(|event| event.starts_with("event: usage\n")).unwrap()
 }
 
 /// `event: usage`, `id: <boot>-<sequence>`, `data: …`: the boot, the sequence, the data.
-fn parse(event: &str) -> (String, u64, serde_json::Value) {
+fn parse_usage(event: &str) -> (String, u64, serde_json::Value) {
     let rest = event.strip_prefix("event: usage\nid: ").unwrap_or_else(|| panic!("{event:?}"));
     let (id, data) = rest.strip_suffix("\n\n").unwrap().split_once("\ndata: ").unwrap();
     let (boot, sequence) = id.split_once('-').unwrap();
@@ -39,7 +39,7 @@ fn a_stream_begins_with_the_latest_sample_and_its_event_ids_ascend() {
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let mut stream = open(&host, "ok");
     assert_eq!(stream.event(), "retry: 3000\n\n");
-    let events: Vec<_> = (0..4).map(|_| parse(&usage(&mut stream))).collect();
+    let events: Vec<_> = (0..4).map(|_| parse_usage(&next_usage(&mut stream))).collect();
     assert!(events.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].0 == pair[1].0), "{events:?}");
     assert!(events.iter().all(|(_, _, data)| data["value"] == 1 && data["at"].is_string()));
     let times: Vec<_> = events.iter().map(|(_, _, data)| time(&data["at"])).collect();
@@ -85,12 +85,12 @@ fn two_streams_of_one_instance_receive_the_same_bytes() {
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let (mut one, mut two) = (open(&host, "ok"), open(&host, "ok"));
     // The first each gets may be the latest from before the other came.
-    usage(&mut one);
-    let last = (0..5).map(|_| usage(&mut one)).collect::<Vec<_>>();
-    let mut of_two = vec![usage(&mut two)];
-    let sequence = |events: &[String]| parse(events.last().unwrap()).1;
+    next_usage(&mut one);
+    let last = (0..5).map(|_| next_usage(&mut one)).collect::<Vec<_>>();
+    let mut of_two = vec![next_usage(&mut two)];
+    let sequence = |events: &[String]| parse_usage(events.last().unwrap()).1;
     while sequence(&of_two) < sequence(&last) {
-        of_two.push(usage(&mut two));
+        of_two.push(next_usage(&mut two));
     }
     let (first, rest) = last.split_first().unwrap();
     assert!(of_two.ends_with(rest), "{first:?} {rest:?} {of_two:?}");
@@ -108,7 +108,7 @@ fn streams_beyond_the_limit_get_503() {
 }
 
 /// Each sample of `count` is one more than the last.
-fn counting() -> Host {
+fn host_with_counter() -> Host {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'count'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     host.until("/v1/instances/count/usage", |usage| usage.status == 200);
@@ -117,7 +117,7 @@ fn counting() -> Host {
 
 #[test]
 fn a_resumed_stream_continues_with_exactly_the_missed_samples() {
-    let host = counting();
+    let host = host_with_counter();
     let path = "/v1/instances/count/usage/stream";
     let (_, mut seen, first) = host.stream(path).told();
     let mut count = first["value"].as_u64().unwrap();
@@ -159,7 +159,7 @@ fn a_stream_resumed_too_late_begins_with_a_reset_event() {
 
 #[test]
 fn a_stream_resumed_after_a_restart_begins_with_a_reset_event() {
-    let host = counting();
+    let host = host_with_counter();
     let (_, seen, sample) = host.stream("/v1/instances/count/usage/stream").told();
     let host = host.restart();
     let (what, _, data) = host.stream_after("/v1/instances/count/usage/stream", &seen).told();
@@ -214,18 +214,18 @@ fn read_until(socket: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> Strin
 }
 
 /// Reads all instances on a socket that takes little at a time.
-fn slow(host: &Host, version: &str) -> TcpStream {
+fn open_slow_reader(host: &Host, version: &str) -> TcpStream {
     let mut socket = connect_from(Ipv4Addr::new(127, 0, 0, 2), &host.address);
     write!(socket, "GET /v1/stream?label=slow%3D1 {version}\r\nHost: {}\r\n\r\n", host.address).unwrap();
     socket
 }
 
-fn crowd(stalled: &str) -> Host {
-    crowd_with(&format!("watch_buffer = 1\nstalled = '{stalled}'\n"))
+fn host_with_500_instances(stalled: &str) -> Host {
+    host_with_500_instances_and_options(&format!("watch_buffer = 1\nstalled = '{stalled}'\n"))
 }
 
 /// Five hundred instances. `stream`: keys of `[stream]`.
-fn crowd_with(stream: &str) -> Host {
+fn host_with_500_instances_and_options(stream: &str) -> Host {
     let config = format!(
         "poll.interval = '100ms'\npoll.default_samplers = ['verbs']\n[plugins.procfs]\ninterval = '1h'\n[stream]\n{stream}"
     );
@@ -239,17 +239,17 @@ fn crowd_with(stream: &str) -> Host {
 
 #[test]
 fn a_slow_reader_skips_to_the_newest_samples_is_told_how_many_it_lost_and_delays_no_other() {
-    goes_on_with_the_newest("HTTP/1.1");
+    assert_slow_reader_skips_to_newest("HTTP/1.1");
 }
 
 #[test]
 fn a_slow_http_1_0_reader_skips_to_the_newest_samples_and_is_told_how_many_it_lost() {
-    goes_on_with_the_newest("HTTP/1.0");
+    assert_slow_reader_skips_to_newest("HTTP/1.0");
 }
 
-fn goes_on_with_the_newest(version: &str) {
-    let host = crowd("1h");
-    let mut socket = slow(&host, version);
+fn assert_slow_reader_skips_to_newest(version: &str) {
+    let host = host_with_500_instances("1h");
+    let mut socket = open_slow_reader(&host, version);
     let lost = "dropsonde_samples_dropped_total{reason=\"slow_reader\"}";
     let dropped = |metrics: &str| {
         let line = metrics.lines().find(|line| line.starts_with(lost)).unwrap();
@@ -280,10 +280,10 @@ fn goes_on_with_the_newest(version: &str) {
 
 #[test]
 fn unread_streams_of_one_peer_use_little_memory_and_cost_another_peer_no_sample() {
-    let host = crowd_with("stalled = '1h'\nmax_buffer_bytes = '1MiB'\n");
+    let host = host_with_500_instances_and_options("stalled = '1h'\nmax_buffer_bytes = '1MiB'\n");
     let mut modest = host.stream("/v1/stream?label=slow%3D1");
     let before_kb = host.memory_kb();
-    let greedy: Vec<_> = (0..200).map(|_| slow(&host, "HTTP/1.1")).collect();
+    let greedy: Vec<_> = (0..200).map(|_| open_slow_reader(&host, "HTTP/1.1")).collect();
     let open = format!("dropsonde_sessions_active {}\n", greedy.len() + 1);
     host.until("/metrics", |metrics| metrics.body.contains(&open));
     let (mut seen, mut rounds) = (0, std::collections::BTreeMap::<String, u32>::new());
@@ -301,8 +301,8 @@ fn unread_streams_of_one_peer_use_little_memory_and_cost_another_peer_no_sample(
 
 #[test]
 fn an_unread_stream_is_cut_off_and_no_longer_counted() {
-    let host = crowd("200ms");
-    let mut socket = is_cut_off(&host, "HTTP/1.1");
+    let host = host_with_500_instances("200ms");
+    let mut socket = wait_until_cut_off(&host, "HTTP/1.1");
     let mut rest = Vec::new();
     let ended = socket.read_to_end(&mut rest);
     assert!(ended.is_err() || !rest.ends_with(b"0\r\n\r\n"), "its stream did not end properly");
@@ -310,11 +310,11 @@ fn an_unread_stream_is_cut_off_and_no_longer_counted() {
 
 #[test]
 fn an_unread_http_1_0_stream_is_cut_off_and_no_longer_counted() {
-    is_cut_off(&crowd("200ms"), "HTTP/1.0");
+    wait_until_cut_off(&host_with_500_instances("200ms"), "HTTP/1.0");
 }
 
-fn is_cut_off(host: &Host, version: &str) -> TcpStream {
-    let socket = slow(host, version);
+fn wait_until_cut_off(host: &Host, version: &str) -> TcpStream {
+    let socket = open_slow_reader(host, version);
     let begun = "dropsonde_http_requests_total{route=\"/v1/stream\",status=\"2xx\"} 1\n";
     host.until("/metrics", |metrics| metrics.body.contains(begun));
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
@@ -326,7 +326,7 @@ fn a_thousand_streams_of_one_instance_receive_the_same_samples() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-    let host = counting();
+    let host = host_with_counter();
     let mut streams: Vec<_> = (0..1000).map(|_| open(&host, "count")).collect();
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1000\n"));
     // All are there now: from here on each sees each.
@@ -343,7 +343,7 @@ fn a_thousand_streams_of_one_instance_receive_the_same_samples() {
 
 #[test]
 fn an_http_1_0_client_gets_its_stream_without_chunks_and_a_head_request_gets_no_body() {
-    let host = counting();
+    let host = host_with_counter();
     let mut socket = TcpStream::connect(&host.address).unwrap();
     write!(socket, "GET /v1/instances/count/usage/stream HTTP/1.0\r\n\r\n").unwrap();
     let text = read_until(&mut socket, |text| text.matches("event: usage").count() >= 2);
@@ -357,7 +357,7 @@ fn an_http_1_0_client_gets_its_stream_without_chunks_and_a_head_request_gets_no_
 
 #[test]
 fn a_stream_may_be_the_last_of_several_pipelined_requests() {
-    let host = counting();
+    let host = host_with_counter();
     let mut socket = TcpStream::connect(&host.address).unwrap();
     let get = |path: &str| format!("GET /v1/instances/count/{path} HTTP/1.1\r\nHost: {}\r\n\r\n", host.address);
     let requests = [get("usage"), get("usage/range?range=10m"), get("usage/stream")];
@@ -379,7 +379,7 @@ fn a_stream_may_be_the_last_of_several_pipelined_requests() {
 
 #[test]
 fn streams_end_with_a_last_chunk_when_the_host_stops() {
-    let mut host = counting();
+    let mut host = host_with_counter();
     let mut stream = open(&host, "count");
     stream.sample();
     host.signal("TERM");

@@ -9,7 +9,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
 /// A host that sends its spans, with instances whose ids are verbs.
-fn traced(collector: &Collector, more: &str, verbs_done: &[&str]) -> Host {
+fn host_with_tracing(collector: &Collector, more: &str, verbs_done: &[&str]) -> Host {
     let endpoint = &collector.endpoint;
     let instances: String =
         verbs_done.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
@@ -22,7 +22,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A span of a name about the plugin `verbs`, and those in it.
-fn poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
+fn whole_poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
     let is_ours = |span: &&Span| attribute(&span.attributes, "plugin").as_deref() == Some("verbs");
     let children = |poll: &Span| -> Vec<&Span> {
         spans.iter().filter(|span| span.parent_span_id == poll.span_id).filter(is_ours).collect()
@@ -37,9 +37,9 @@ fn poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
 #[test]
 fn a_poll_is_one_trace_with_sample_store_and_publish_spans() {
     let collector = Collector::start();
-    let host = traced(&collector, "tracing.attributes = { site = 'fra1' }", &["version", "flood"]);
-    let spans = collector.until(|spans| poll_of_verbs(spans).is_some());
-    let (poll, children) = poll_of_verbs(&spans).unwrap();
+    let host = host_with_tracing(&collector, "tracing.attributes = { site = 'fra1' }", &["version", "flood"]);
+    let spans = collector.until(|spans| whole_poll_of_verbs(spans).is_some());
+    let (poll, children) = whole_poll_of_verbs(&spans).unwrap();
     assert_eq!(attribute(&poll.attributes, "instances").as_deref(), Some("#2"));
     assert!(poll.parent_span_id.is_empty());
     let child = |name: &str| *children.iter().find(|child| child.name == name).unwrap_or_else(|| panic!("{name}"));
@@ -62,7 +62,7 @@ fn a_poll_is_one_trace_with_sample_store_and_publish_spans() {
 #[test]
 fn a_request_span_continues_the_clients_trace_and_is_named_after_its_route() {
     let collector = Collector::start();
-    let host = traced(&collector, "tracing.sample_ratio = 0.0", &["version"]);
+    let host = host_with_tracing(&collector, "tracing.sample_ratio = 0.0", &["version"]);
     let request = |path: &str, flags: &str| {
         host.request_with("GET", path, &format!("traceparent: 00-{TRACE}-{PARENT}-{flags}\r\n"))
     };
@@ -85,7 +85,7 @@ fn a_request_span_continues_the_clients_trace_and_is_named_after_its_route() {
 #[test]
 fn streams_and_uploads_work_with_tracing_and_have_spans() {
     let collector = Collector::start();
-    let host = traced(&collector, "", &["version"]);
+    let host = host_with_tracing(&collector, "", &["version"]);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
     assert_eq!(stream.sample()["value"], 1);
     assert_eq!(host.ordered("PUT", "/v1/plugins/more", verbs()).status, 202);
@@ -97,7 +97,7 @@ fn streams_and_uploads_work_with_tracing_and_have_spans() {
 #[test]
 fn pending_spans_are_sent_when_the_host_stops() {
     let collector = Collector::start();
-    let mut host = traced(&collector, "tracing.sample_ratio = 0.0", &[]);
+    let mut host = host_with_tracing(&collector, "tracing.sample_ratio = 0.0", &[]);
     host.request_with("GET", "/health", &format!("traceparent: 00-{TRACE}-{PARENT}-01\r\n"));
     assert_eq!(host.stop(), 0);
     assert_eq!(collector.until(|spans| !spans.is_empty())[0].name, "GET /health");
@@ -106,7 +106,7 @@ fn pending_spans_are_sent_when_the_host_stops() {
 #[test]
 fn a_failing_collector_costs_only_spans_which_are_counted() {
     let collector = Collector::start();
-    let mut host = traced(&collector, "", &["version"]);
+    let mut host = host_with_tracing(&collector, "", &["version"]);
     let value = |name: &str, labels: &[(&str, &str)]| {
         let families = strict::text(&host.get("/metrics").body).unwrap();
         strict::value(&families, name, labels)

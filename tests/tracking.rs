@@ -7,7 +7,7 @@ fn host() -> Host {
 }
 
 /// Of each instance; none is `-`. Others are there, too: the bundled plugins find some.
-fn states(host: &Host, ids: &[&str]) -> Vec<String> {
+fn instance_states(host: &Host, ids: &[&str]) -> Vec<String> {
     let state = |id: &&str| match host.get(&format!("/v1/instances/{id}")) {
         Response { status: 404, .. } => "-".to_owned(),
         page => page.json()["state"].as_str().unwrap().to_owned(),
@@ -19,7 +19,7 @@ fn is_there(answer: &Response) -> bool {
     answer.status == 200
 }
 
-fn range(host: &Host, id: &str) -> Vec<Value> {
+fn samples_of(host: &Host, id: &str) -> Vec<Value> {
     let path = format!("/v1/instances/{id}/usage/range?resolution=100ms&range=10m");
     host.get(&path).json().as_array().unwrap().clone()
 }
@@ -61,12 +61,12 @@ fn an_untracked_instance_loses_its_history_ends_its_streams_and_comes_back_empty
     assert_eq!(stream.next(), None, "and it ends");
     assert_eq!(host.get("/v1/instances/x/usage").status, 404);
     assert_eq!(host.get("/v1/instances/x").status, 404);
-    assert_eq!(range(&host, "x"), Vec::<Value>::new());
+    assert_eq!(samples_of(&host, "x"), Vec::<Value>::new());
 
     let mut waiting = host.stream("/v1/instances/x/usage/stream");
     host.write("PUT", "/v1/instances/x", "");
     assert_eq!(waiting.told().0, "usage", "who waits for it hears of the next one");
-    let all = range(&host, "x");
+    let all = samples_of(&host, "x");
     // A bucket begins before what is in it.
     let length = jiff::SignedDuration::from_millis(100);
     assert!(all.iter().all(|sample| time(&sample["at"]) + length > before), "{before} {all:?}");
@@ -83,7 +83,7 @@ fn discovery_does_not_restore_an_untracked_instance_until_it_is_created_again() 
     // Then what there is is asked again, before it is read.
     let host = host.restart();
     host.until("/v1/instances/a/usage", is_there);
-    assert_eq!(states(&host, &["a", "b", "named"]), ["tracked", "-", "-"]);
+    assert_eq!(instance_states(&host, &["a", "b", "named"]), ["tracked", "-", "-"]);
     host.until_logged("the configuration names an instance that was untracked");
     host.became("created", "b");
     host.until("/v1/instances/b/usage", is_there);
@@ -95,16 +95,16 @@ fn a_paused_instance_keeps_its_history_across_a_restart_and_continues_when_unsus
     host.became("created", "x");
     host.until("/v1/instances/x/usage", is_there);
     host.became("suspended", "x");
-    let (paused, samples) = (host.get("/v1/instances/x/usage").body, range(&host, "x"));
+    let (paused, samples) = (host.get("/v1/instances/x/usage").body, samples_of(&host, "x"));
     // Another is polled twice meanwhile.
     host.became("created", "y");
     let mut stream = host.stream("/v1/instances/y/usage/stream");
     (0..3).for_each(|_| drop(stream.told()));
-    assert_eq!(states(&host, &["x", "y"]), ["paused", "tracked"]);
-    assert_eq!((host.get("/v1/instances/x/usage").body, range(&host, "x")), (paused.clone(), samples.clone()));
+    assert_eq!(instance_states(&host, &["x", "y"]), ["paused", "tracked"]);
+    assert_eq!((host.get("/v1/instances/x/usage").body, samples_of(&host, "x")), (paused.clone(), samples.clone()));
     let host = host.restart();
     host.until("/ready", is_there);
-    assert_eq!(states(&host, &["x"]), ["paused"]);
+    assert_eq!(instance_states(&host, &["x"]), ["paused"]);
     let mut stream = host.stream("/v1/instances/x/usage/stream");
     assert_eq!(stream.told().2, host.get("/v1/instances/x/usage").json(), "the latest there is");
     assert_eq!(host.get("/v1/instances/x/usage").body, paused);
@@ -120,7 +120,7 @@ fn a_list_of_lifecycle_events_is_applied_as_a_whole_or_not_at_all() {
                    {"type":"instance.stopped","instance":"nobody"}]"#;
     let answer = host.write("POST", "/v1/events", list);
     assert_eq!((answer.status, answer.json()), (202, json!({ "accepted": 5 })));
-    assert_eq!(states(&host, &["a", "b", "nobody"]), ["-", "paused", "-"]);
+    assert_eq!(instance_states(&host, &["a", "b", "nobody"]), ["-", "paused", "-"]);
     let wrong = r#"[{"type":"instance.created","instance":"c"},{"type":"instance.created","instance":"c/d"}]"#;
     let answer = host.write("POST", "/v1/events", wrong);
     assert_eq!((answer.status, &answer.json()["code"]), (400, &json!(400)));
@@ -136,7 +136,7 @@ fn changing_instances_requires_the_write_token() {
         let wrong = "Authorization: Bearer wrong\r\n";
         assert_eq!(host.request_with(method, path, wrong).status, 401, "{method} {path}");
     }
-    assert_eq!(states(&host, &["x"]), ["-"]);
+    assert_eq!(instance_states(&host, &["x"]), ["-"]);
     assert_eq!(host.request("POST", "/v1/instances/x").status, 405);
     let allowed = host.request("POST", "/v1/instances/x").header("allow").unwrap().to_owned();
     assert!(["GET", "PUT", "DELETE"].iter().all(|method| allowed.contains(method)), "{allowed}");
@@ -207,5 +207,5 @@ fn tracked_and_deleted_instances_survive_a_restart() {
     let host = host.restart();
     host.until("/v1/instances/asked/usage", is_there);
     assert_eq!(host.get("/v1/instances/asked").json()["labels"], json!({ "k": "v" }));
-    assert_eq!(states(&host, &["gone"]), ["-"]);
+    assert_eq!(instance_states(&host, &["gone"]), ["-"]);
 }
