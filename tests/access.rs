@@ -43,7 +43,7 @@ fn with_a_read_token_every_path_but_probes_and_openapi_returns_401_without_it() 
 fn health_shows_its_reasons_only_to_clients_with_the_read_token() {
     let host = host_with_read_token();
     host.until("/ready", |ready| ready.status == 200);
-    assert_eq!(host.ordered("POST", "/v1/plugins/procfs/quarantine", &[]).status, 202);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/procfs/quarantine", &[]).status, 202);
     let health = host.until("/health", |health| health.json()["status"] == "degraded");
     assert!(health.json().get("reasons").is_none(), "{health:?}");
     let told = host.request_with("GET", "/health", &host.bearer("read"));
@@ -95,7 +95,7 @@ fn a_browser_can_log_in_read_stream_and_log_out() {
     assert!(host.request_with("GET", "/", &cookie).body.contains("Log out"));
     host.until_with("/v1/instances/host/usage", &cookie, |usage| usage.status == 200);
     let mut stream = crate::harness::stream(&host.address, "/v1/instances/host/usage/stream", &cookie);
-    assert!(stream.sample()["memory_used_mb"].is_number());
+    assert!(stream.next_sample()["memory_used_mb"].is_number());
     let logout = request(&host.address, "POST", "/logout", &cookie);
     assert!(logout.status == 204 && logout.header("set-cookie").unwrap().contains("Max-Age=0"), "{logout:?}");
     assert_eq!(host.request_with("GET", "/v1/instances", &cookie).status, 401, "also for who has a copy");
@@ -166,11 +166,11 @@ fn configured_token_files_are_created_if_missing_and_reloaded_when_replaced() {
 fn every_mutating_request_is_audited_with_its_token_path_and_status() {
     let host = Host::start("", &[]);
     host.until("/ready", |ready| ready.status == 200);
-    assert_eq!(host.write("PUT", "/v1/instances/web%201", "{}").status, 200);
-    assert_eq!(host.write("PUT", "/v1/instances/web", "nonsense").status, 400);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/web%201", "{}").status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/web", "nonsense").status, 400);
     assert_eq!(request(&host.address, "DELETE", "/v1/instances/web?secret=1", "").status, 401);
-    assert_eq!(host.tell("appstats", "application/json", b"[]").status, 202);
-    assert_eq!(host.ordered("DELETE", "/v1/plugins/procfs", &[]).status, 409);
+    assert_eq!(host.send_events("appstats", "application/json", b"[]").status, 202);
+    assert_eq!(host.send_as_admin("DELETE", "/v1/plugins/procfs", &[]).status, 409);
     assert_eq!(host.get("/v1/instances").status, 200);
     let audit = host.until_audited(|line| line["status"] == 409);
     let mut requests = audit.clone();

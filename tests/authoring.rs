@@ -1,4 +1,4 @@
-use crate::harness::{Host, dropsonde, run, verbs, version, workspace};
+use crate::harness::{Host, dropsonde, run, verbs, verbs_version, workspace};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,7 +64,7 @@ fn sample_with_new_plugin(language: &str) -> Host {
     let page = host.plugin(name);
     assert_eq!((&page["about"], &page["missing"]), (&"The load average".into(), &serde_json::json!([])), "{page}");
     // It has nothing to say of others.
-    let put = host.write("PUT", "/v1/instances/web-9", &format!("{{\"samplers\":[\"{name}\"]}}"));
+    let put = host.send_as_writer("PUT", "/v1/instances/web-9", &format!("{{\"samplers\":[\"{name}\"]}}"));
     assert!(put.status == 200 || put.status == 201, "{put:?}");
     host.until("/v1/instances/web-9", |instance| instance.json()["state"] == "ended");
     assert_eq!(host.get("/v1/instances/web-9/usage").status, 404);
@@ -89,7 +89,7 @@ fn a_python_sampler_from_the_template_gives_samples_and_is_not_compiled_again_af
     host.until_logged(&format!("compiled {about}"));
     let host = host.restart();
     host.until("/v1/plugins/my-python-sampler", |page| page.json()["calls"].as_u64() > Some(0));
-    let log = host.last_words();
+    let log = host.stop_and_read_log();
     assert!(!log.contains("compiling"), "it is there compiled: {log}");
 }
 
@@ -226,7 +226,7 @@ fn plugin_run_without_a_sample_fails_and_leaves_no_recording() {
 fn plugin_check_lists_the_differences_from_an_older_version() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("old.wasm"), verbs()).unwrap();
-    fs::write(folder.path().join("new.wasm"), version(2)).unwrap();
+    fs::write(folder.path().join("new.wasm"), verbs_version(2)).unwrap();
     let check = |config: &str| run_plugin_command(&["check", "new.wasm", "--against", "old.wasm", "--config", config], folder.path());
     assert!(check("{}").contains("nothing that the older version could not"));
     let compared = run_plugin_command(&["check", "procfs", "--against", "old.wasm"], folder.path());

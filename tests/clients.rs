@@ -54,7 +54,7 @@ fn get_json_once_admitted(address: &str, path: &str) -> serde_json::Value {
     let answers = std::iter::repeat_with(|| stream(address, path, ""));
     let answer = answers.take(1000).find(|answer| answer.head.status != 429).unwrap();
     assert_eq!(answer.head.status, 200, "{path}");
-    serde_json::from_str(&answer.whole()).unwrap()
+    serde_json::from_str(&answer.read_body()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,11 +220,11 @@ fn many_http_1_0_streams_read_by_one_peer_cost_another_peer_no_sample() {
 }
 
 /// A modest stream has each sample, whenever it comes.
-fn assert_no_sample_is_missed(modest: &mut crate::harness::Stream) {
-    let (_, _, first) = modest.told();
+fn assert_no_sample_is_missed(modest: &mut crate::harness::EventStream) {
+    let (_, _, first) = modest.next_event();
     let first = first["value"].as_u64().unwrap();
     for count in first + 1..first + 50 {
-        let (what, _, sample) = modest.told();
+        let (what, _, sample) = modest.next_event();
         assert_eq!((&*what, sample["value"].as_u64()), ("usage", Some(count)));
     }
 }
@@ -235,7 +235,7 @@ fn assert_unread_streams_delay_no_other_peer(version: &str) {
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
     let begins = Instant::now();
     let mut modest = host.stream("/v1/instances/count/usage/stream");
-    modest.told();
+    modest.next_event();
     // A minute and more where all streams are written in turn.
     assert!(begins.elapsed() < Duration::from_secs(20), "it began after {:?}", begins.elapsed());
     assert_no_sample_is_missed(&mut modest);
@@ -245,9 +245,9 @@ fn assert_unread_streams_delay_no_other_peer(version: &str) {
 }
 
 /// Has very many fields, all of which are on its page.
-struct Wide(String);
+struct WideSampler(String);
 
-impl Sampler for Wide {
+impl Sampler for WideSampler {
     fn name(&self) -> &str {
         &self.0
     }
@@ -271,7 +271,7 @@ async fn large_lists_of_hosts_and_plugins_are_sent_in_chunks_and_count_against_t
     config.http.max_answer_bytes = Some(Size::new(4 << 20));
     let mut host = Host::builder().config(config).without_plugins();
     for nth in 0..PLUGINS {
-        host = host.sampler(Wide(format!("wide-{nth:03}")));
+        host = host.sampler(WideSampler(format!("wide-{nth:03}")));
     }
     let host = host.start().await.unwrap();
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
@@ -298,7 +298,7 @@ async fn large_lists_of_hosts_and_plugins_are_sent_in_chunks_and_count_against_t
         let mut answers = std::iter::repeat_with(|| stream(&address, "/v1/plugins", ""));
         let plugins = answers.find(|plugins| plugins.head.status != 429).unwrap();
         assert_eq!((plugins.head.status, plugins.head.header("content-length")), (200, None), "it is large, too");
-        let plugins: serde_json::Value = serde_json::from_str(&plugins.whole()).unwrap();
+        let plugins: serde_json::Value = serde_json::from_str(&plugins.read_body()).unwrap();
         let names: Vec<_> = plugins.as_array().unwrap().iter().map(|page| page["name"].as_str().unwrap()).collect();
         assert!(names.len() >= PLUGINS && names.is_sorted(), "{names:?}");
     })

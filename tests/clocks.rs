@@ -1,4 +1,4 @@
-use crate::harness::{Host, WallClock, run, verbs};
+use crate::harness::{Host, SettableWallClock, run, verbs};
 use std::time::Duration;
 
 const EVERY_100_MS: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
@@ -41,7 +41,7 @@ fn until_published(host: &Host, more: u64) {
 
 /// Starts with a clock that is wrong, then right; what was recorded, by which clock, is there in the end.
 fn no_sample_is_lost_after_a_start_with_the_clock_off_by(ms: i64) {
-    let clock = WallClock::right();
+    let clock = SettableWallClock::at_real_time();
     let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
     until_published(&host, 5);
     let right = sample_times_around(&host, now_ms());
@@ -49,7 +49,7 @@ fn no_sample_is_lost_after_a_start_with_the_clock_off_by(ms: i64) {
 
     host.stop();
     clock.set(ms);
-    let mut host = host.started_again_as(clock.dropsonde());
+    let mut host = host.start_again_as(clock.dropsonde());
     until_published(&host, 5);
     let (wrong_ms, before) = (now_ms() + ms, sample_times_around(&host, now_ms() + ms));
     assert!(before.len() >= 3, "{before:?}");
@@ -110,18 +110,18 @@ fn no_sample_is_lost_after_a_start_with_the_clock_ten_years_ahead() {
 
 #[test]
 fn a_stream_resumed_after_the_clock_was_set_back_begins_with_a_reset_to_the_first_missed_sample() {
-    let clock = WallClock::right();
+    let clock = SettableWallClock::at_real_time();
     let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
     until_published(&host, 3);
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    let (_, seen, _) = stream.told();
+    let (_, seen, _) = stream.next_event();
     drop(stream);
     host.stop();
     clock.set(-2 * HOUR_MS);
-    let host = host.started_again_as(clock.dropsonde());
+    let host = host.start_again_as(clock.dropsonde());
     until_published(&host, 3);
     let mut stream = host.stream_after("/v1/instances/ok/usage/stream", &seen);
-    let (event, _, reset) = stream.told();
+    let (event, _, reset) = stream.next_event();
     assert_eq!(event, "reset");
     let from = reset["from"].as_str().unwrap().to_owned();
     let first = sample_times_around(&host, now_ms() - 2 * HOUR_MS)[0].clone();
@@ -150,7 +150,7 @@ fn a_host_paused_by_sigstop_records_no_cpu_spike() {
 
 #[test]
 fn a_clock_before_1970_breaks_no_request_or_stream() {
-    let clock = WallClock::right();
+    let clock = SettableWallClock::at_real_time();
     clock.set(-100 * YEAR_MS);
     let host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
     for _ in 0..20 {
@@ -163,6 +163,6 @@ fn a_clock_before_1970_breaks_no_request_or_stream() {
     let login = crate::harness::request(&host.address, "POST", "/login", &host.bearer("write"));
     assert_eq!(login.status, 204, "{login:?}");
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    assert!(stream.sample()["at"].as_str().unwrap().starts_with("19"));
+    assert!(stream.next_sample()["at"].as_str().unwrap().starts_with("19"));
     assert!(!host.log().contains("panicked"), "{}", host.log());
 }

@@ -146,7 +146,7 @@ fn plugins_give_samples_under_the_system_call_filter_of_the_unit() {
     let host = with_filters(filters, || Host::start("poll.interval = '200ms'\n", &[("verbs", verbs())]));
     host.until("/v1/instances/host/usage", has_cpu);
     host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
-    assert_eq!(host.write("PUT", "/v1/instances/ok", r#"{"samplers":["verbs"]}"#).status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/ok", r#"{"samplers":["verbs"]}"#).status, 200);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let health = host.get("/health").json();
     assert_eq!(health["status"], "healthy", "{health}");
@@ -271,11 +271,11 @@ fn a_host_with_a_read_only_data_folder_serves_from_memory_and_degrades_health() 
     assert!(host.log().contains("the last samples could not be written"), "{}", host.log());
 
     // With what an earlier start made it has tokens and history.
-    let made = host.started_again();
+    let made = host.start_again();
     made.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let first = made.restart_as(with_mounts(READ_ONLY));
     assert_eq!(first.get("/v1/instances/ok/usage").status, 200, "it was written before");
-    assert_eq!(first.write("PUT", "/v1/instances/a", "{}").status, 200);
+    assert_eq!(first.send_as_writer("PUT", "/v1/instances/a", "{}").status, 200);
     first.until("/health", |health| health.body.contains("history is in memory alone since"));
 }
 
@@ -330,7 +330,7 @@ fn plugins_beyond_the_address_space_limit_are_refused_and_running_ones_continue(
     let host = Host::start_as(with_ulimit("-v 2097152"), config, &[("modest", verbs())]);
     host.until("/v1/instances/count/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/count/usage/stream");
-    let first = stream.sample()["value"].as_u64().unwrap();
+    let first = stream.next_sample()["value"].as_u64().unwrap();
     let names: Vec<_> = (0..24).map(|nth| format!("copy-{nth:02}")).collect();
     for name in &names {
         std::fs::write(host.data().join("plugins").join(name).with_extension("wasm"), verbs()).unwrap();
@@ -351,7 +351,7 @@ fn plugins_beyond_the_address_space_limit_are_refused_and_running_ones_continue(
     }
     // Its own instance was the same all the while: it counts its calls.
     for count in first + 1..first + 20 {
-        assert_eq!(stream.sample()["value"].as_u64(), Some(count));
+        assert_eq!(stream.next_sample()["value"].as_u64(), Some(count));
     }
     let page = host.plugin("modest");
     assert_eq!((&page["state"], &page["quarantined"]), (&json!("running"), &json!(null)), "{page}");
@@ -359,9 +359,9 @@ fn plugins_beyond_the_address_space_limit_are_refused_and_running_ones_continue(
     // Whoever leaves makes room.
     let running = names.iter().find(|name| host.plugin(name)["state"] == "running").unwrap();
     let failed = names.iter().find(|name| host.plugin(name)["state"] == "failed").unwrap();
-    assert_eq!(host.ordered("DELETE", &format!("/v1/plugins/{running}"), b"").status, 204);
-    let is_back = |path: &str| host.ordered("POST", path, b"").status < 300;
-    crate::harness::until("there is no room yet", || is_back(&format!("/v1/plugins/{failed}/reload")));
+    assert_eq!(host.send_as_admin("DELETE", &format!("/v1/plugins/{running}"), b"").status, 204);
+    let is_back = |path: &str| host.send_as_admin("POST", path, b"").status < 300;
+    crate::harness::wait_until("there is no room yet", || is_back(&format!("/v1/plugins/{failed}/reload")));
     assert_eq!(host.plugin(failed)["state"], "running");
 }
 
@@ -373,10 +373,10 @@ fn unread_responses_and_streams_of_several_peers_fit_into_2_gib_of_address_space
     let host = Host::start_as(with_ulimit("-v 2097152"), config, &[("modest", verbs()), ("flock", verbs())]);
     host.until("/v1/instances/flock-1499/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/count/usage/stream");
-    let first = stream.sample()["value"].as_u64().unwrap();
+    let first = stream.next_sample()["value"].as_u64().unwrap();
     let unread = open_unread_connections(&host.address, 100);
     for count in first + 1..first + 20 {
-        assert_eq!(stream.sample()["value"].as_u64(), Some(count));
+        assert_eq!(stream.next_sample()["value"].as_u64(), Some(count));
     }
     assert!(host.threads() < 200, "{} threads", host.threads());
     assert_eq!(host.plugin("modest")["state"], "running");

@@ -14,13 +14,13 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Reads its own number of every instance but `odd`; another name is another behaviour.
-struct Native {
+struct NumberSampler {
     name: &'static str,
     number: f64,
     finds: &'static [&'static str],
 }
 
-impl Sampler for Native {
+impl Sampler for NumberSampler {
     fn name(&self) -> &str {
         self.name
     }
@@ -45,9 +45,9 @@ impl Sampler for Native {
 }
 
 /// One that forgets most of what it was asked.
-struct Forgetful;
+struct ForgetfulSampler;
 
-impl Sampler for Forgetful {
+impl Sampler for ForgetfulSampler {
     fn name(&self) -> &str {
         "forgetful"
     }
@@ -65,8 +65,8 @@ impl Sampler for Forgetful {
     }
 }
 
-fn number_sampler(name: &'static str, number: f64) -> Native {
-    Native { name, number, finds: &[] }
+fn number_sampler(name: &'static str, number: f64) -> NumberSampler {
+    NumberSampler { name, number, finds: &[] }
 }
 
 fn id(text: &str) -> InstanceId {
@@ -109,7 +109,7 @@ async fn next_number(host: &Host, instance: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_sampler_is_polled_and_served_like_a_plugin() {
-    let host = builder().sampler(Native { name: "mine", number: 5.0, finds: &["found"] }).start().await.unwrap();
+    let host = builder().sampler(NumberSampler { name: "mine", number: 5.0, finds: &["found"] }).start().await.unwrap();
     let service = host.service();
     service.track(wanted("asked")).unwrap();
     assert_eq!((next_number(&host, "found").await, next_number(&host, "asked").await), (5.0, 5.0));
@@ -133,7 +133,7 @@ async fn a_native_sampler_is_polled_and_served_like_a_plugin() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_sampler_that_panics_or_returns_too_few_values_does_not_affect_others() {
-    let builder = builder().sampler(number_sampler("bad", 1.0)).sampler(number_sampler("good", 2.0)).sampler(Forgetful);
+    let builder = builder().sampler(number_sampler("bad", 1.0)).sampler(number_sampler("good", 2.0)).sampler(ForgetfulSampler);
     let host = builder.start().await.unwrap();
     for (sampler, instance) in
         [("bad", "panic"), ("good", "odd"), ("good", "fine"), ("forgetful", "a"), ("forgetful", "b")]
@@ -190,7 +190,7 @@ async fn lifecycle_events_of_a_platform_are_applied_until_the_subscription_is_de
     let host = builder().sampler(number_sampler("mine", 1.0)).start().await.unwrap();
     let (platform, events) = tokio::sync::mpsc::unbounded_channel();
     let send = |what, name: &str| platform.send(Lifecycle { what, instance: id(name), labels: None });
-    let subscription = host.attach_to_events(Events(events));
+    let subscription = host.attach_to_events(PlatformEvents(events));
     send(Change::Created, "x").unwrap();
     assert_eq!(next_number(&host, "x").await, 1.0);
     let mut watch = host.service().watch(Selection::One(id("x"))).unwrap();
@@ -203,9 +203,9 @@ async fn lifecycle_events_of_a_platform_are_applied_until_the_subscription_is_de
     host.stop().await;
 }
 
-struct Events(tokio::sync::mpsc::UnboundedReceiver<Lifecycle>);
+struct PlatformEvents(tokio::sync::mpsc::UnboundedReceiver<Lifecycle>);
 
-impl futures_core::Stream for Events {
+impl futures_core::Stream for PlatformEvents {
     type Item = Lifecycle;
 
     fn poll_next(

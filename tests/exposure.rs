@@ -145,7 +145,7 @@ fn a_unix_socket_has_the_configured_mode_serves_clients_and_is_removed_at_stop()
     let other = |listen: &str| run(dropsonde().args(["serve", "--memory-only", "--listen", listen]));
     let (code, _, error) = other(&listen);
     assert!(code == 1 && error.contains("taken by another program"), "{error}");
-    host = host.killed();
+    host = host.kill_and_restart();
     assert_eq!(status(&ask("GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 200);
     assert_eq!(host.stop(), 0);
     assert!(!path.exists(), "it goes with the host");

@@ -47,12 +47,12 @@ fn a_host_starts_with_an_unreadable_data_folder_and_uses_it_once_it_is_readable(
     let mut host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     host.until(RANGE, |range| range.json().as_array().is_some_and(|samples| samples.len() > 3));
-    assert_eq!(host.write("PUT", "/v1/instances/asked", r#"{"samplers":["verbs"]}"#).status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/asked", r#"{"samplers":["verbs"]}"#).status, 200);
     assert_eq!(host.stop(), 0);
     let before = sample_count_after_start(&host);
     for folder in [host.data(), host.data().join("history")] {
         set_mode(&folder, 0o000);
-        let unreadable = host.started_again_as(without_capabilities());
+        let unreadable = host.start_again_as(without_capabilities());
         unreadable.until("/health", is_degraded_with("history is in memory alone since"));
         let health = unreadable.get("/health").body;
         assert!(health.contains("Permission denied") && health.contains("the host retries"), "{health}");
@@ -63,7 +63,7 @@ fn a_host_starts_with_an_unreadable_data_folder_and_uses_it_once_it_is_readable(
         assert!(sample_count(&unreadable) >= before, "what it had before is there");
         unreadable.until(RANGE, |range| range.json().as_array().is_some_and(|samples| samples.len() > before));
         unreadable.until("/v1/instances/asked", |instance| instance.json()["state"] == "tracked");
-        assert_eq!(unreadable.write("PUT", "/v1/instances/more", "").status, 200, "its tokens are read, too");
+        assert_eq!(unreadable.send_as_writer("PUT", "/v1/instances/more", "").status, 200, "its tokens are read, too");
         // What came while it could not be read is written, too.
         let host = unreadable.restart();
         assert!(sample_count(&host) > before);
@@ -74,7 +74,7 @@ fn a_host_starts_with_an_unreadable_data_folder_and_uses_it_once_it_is_readable(
 
 /// Samples on disk, of a host that has ended.
 fn sample_count_after_start(host: &Host) -> usize {
-    let host = host.started_again();
+    let host = host.start_again();
     let before = sample_count(&host);
     drop(host);
     before
@@ -95,7 +95,7 @@ fn a_data_folder_that_is_moved_away_degrades_health_until_it_is_back() {
     assert!(!host.data().exists(), "nobody makes it anew: it may be a disk that is not mounted");
     fs::rename(away, host.data()).unwrap();
     host.until("/health", is_healthy);
-    assert_eq!(host.write("PUT", "/v1/instances/more", "").status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/more", "").status, 200);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_deleted_data_folder_degrades_health_and_is_used_again_once_recreated() {
     host.until("/health", |health| health.json()["reasons"].as_array().is_some_and(|reasons| reasons.len() <= 1));
     assert!(host.data().join("history").exists() && host.data().join("audit.log").exists());
     host.until("/v1/instances/ok", |_| host.data().join("write.token").exists());
-    host.until("/v1/instances/ok", |_| host.write("PUT", "/v1/instances/more", "").status == 200);
+    host.until("/v1/instances/ok", |_| host.send_as_writer("PUT", "/v1/instances/more", "").status == 200);
 }
 
 #[test]

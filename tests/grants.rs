@@ -1,6 +1,6 @@
 //! What a plugin may see of the world: what the operator says, and nothing else.
 
-use crate::harness::{Host, Response, Server, dropsonde, verbs};
+use crate::harness::{Host, Response, TestServer, dropsonde, verbs};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
@@ -53,7 +53,7 @@ fn http_section(url: &str, grants: &[String]) -> String {
 
 #[test]
 fn http_requests_of_plugins_reach_only_granted_origins() {
-    let (server, other) = (Server::start(), Server::start());
+    let (server, other) = (TestServer::start(), TestServer::start());
     let (granted, denied) = (server.origin(), other.origin());
     let port = server.address.port();
     let host = host_with_sections(
@@ -81,11 +81,11 @@ fn http_requests_of_plugins_reach_only_granted_origins() {
 
 #[test]
 fn https_requests_of_plugins_fail_unless_this_machine_trusts_the_certificate() {
-    let ((trusted, certificate), (stranger, _)) = (Server::start_secure(), Server::start_secure());
+    let ((trusted, certificate), (stranger, _)) = (TestServer::start_secure(), TestServer::start_secure());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusted.pem");
     std::fs::write(&file, certificate).unwrap();
-    let section = |server: &Server, name: &str| {
+    let section = |server: &TestServer, name: &str| {
         let origin = format!("https://{name}:{}", server.address.port());
         http_section(&format!("{origin}/"), &[origin])
     };
@@ -93,7 +93,7 @@ fn https_requests_of_plugins_fail_unless_this_machine_trusts_the_certificate() {
         ("trusted", section(&trusted, "127.0.0.1")),
         ("by-name", section(&trusted, "localhost")),
         ("stranger", section(&stranger, "127.0.0.1")),
-        ("plain", section(&Server::start(), "127.0.0.1")),
+        ("plain", section(&TestServer::start(), "127.0.0.1")),
     ];
     let mut command = dropsonde();
     command.env("SSL_CERT_FILE", &file);
@@ -108,7 +108,7 @@ fn https_requests_of_plugins_fail_unless_this_machine_trusts_the_certificate() {
 
 #[test]
 fn a_name_that_resolves_to_loopback_is_denied_unless_that_network_is_granted() {
-    let server = Server::start();
+    let server = TestServer::start();
     // No literal address to us, and the resolver makes 127.0.0.1 of it: as a rebound name would.
     let inside = format!("http://127.1:{}", server.address.port());
     let host = host_with_sections(
@@ -125,7 +125,7 @@ fn a_name_that_resolves_to_loopback_is_denied_unless_that_network_is_granted() {
 
 #[test]
 fn http_responses_that_never_end_or_are_too_large_fail_with_a_reason() {
-    let server = Server::start();
+    let server = TestServer::start();
     let paths = ["silent", "drip", "endless", "headers", "nonsense"];
     let sections = paths.map(|path| (path, http_section(&format!("{}/{path}", server.origin()), &[server.origin()])));
     let mut sections: Vec<_> = sections.into();

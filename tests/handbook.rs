@@ -14,7 +14,7 @@ const PAGE_LINES: usize = 200;
 
 /// A table's row about a configuration key.
 #[derive(Debug)]
-struct Row {
+struct ConfigurationRow {
     default: String,
     takes_restart: bool,
 }
@@ -138,7 +138,7 @@ fn binary_keys() -> BTreeSet<String> {
 }
 
 /// The rows of the page about the configuration, by key.
-fn documented_keys() -> BTreeMap<String, Row> {
+fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
     let page = fs::read_to_string(handbook().join("configuration.md")).unwrap();
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let rows = prose(&page).filter(|line| line.starts_with("| `")).map(cells).filter(|cells| cells.len() == 4);
@@ -148,7 +148,7 @@ fn documented_keys() -> BTreeMap<String, Row> {
             "no" => false,
             other => panic!("{cells:?}: {other}"),
         };
-        (cells[0].trim_matches('`').to_owned(), Row { default: cells[1].trim_matches('`').to_owned(), takes_restart })
+        (cells[0].trim_matches('`').to_owned(), ConfigurationRow { default: cells[1].trim_matches('`').to_owned(), takes_restart })
     };
     rows.map(row).collect()
 }
@@ -176,7 +176,7 @@ fn the_configuration_page_lists_exactly_the_keys_of_the_binary() {
 
 #[test]
 fn the_defaults_on_the_configuration_page_match_the_host() {
-    for (key, Row { default, .. }) in documented_keys() {
+    for (key, ConfigurationRow { default, .. }) in documented_keys() {
         if matches!(&*default, "unset" | "required") {
             continue;
         }
@@ -213,7 +213,7 @@ fn the_configuration_page_marks_exactly_the_keys_that_need_a_restart() {
         "{ read = ['/x'] }",
     ];
     let before = Config::default();
-    for (key, Row { takes_restart, .. }) in documented_keys() {
+    for (key, ConfigurationRow { takes_restart, .. }) in documented_keys() {
         let changed = values.iter().filter_map(|value| config_with(&key, value).ok()).find(|config| *config != before);
         let changed = changed.unwrap_or_else(|| panic!("{key}: no value changes it"));
         let needs_restart = Change::between(&before, changed).needs_restart;
@@ -235,7 +235,7 @@ fn every_configuration_in_the_handbook_can_be_loaded() {
             let config = pinned.map_or_else(|| block.clone(), |pinned| block.replace(pinned, &digest));
             let config = config.replace("/srv/data", &here).replace("{ path = \"/proc/loadavg\" }", "{ }");
             host.configure(&config);
-            let reload = host.ordered("POST", "/v1/reload", b"");
+            let reload = host.send_as_admin("POST", "/v1/reload", b"");
             assert!(reload.status == 200, "{}: {reload:?}\n{block}", page.display());
             count += 1;
         }

@@ -80,7 +80,7 @@ fn a_killed_host_loses_only_unflushed_samples_and_always_starts_again() {
         pause = (pause + 37) % 101;
         std::thread::park_timeout(Duration::from_millis(pause));
         let before = sample_times(&host, "ok");
-        host = host.killed();
+        host = host.kill_and_restart();
         let after = sample_times(&host, "ok");
         let first = after.first().cloned().unwrap_or_default();
         // The window moves on; what was in it stays, without a hole, but for the end.
@@ -90,7 +90,7 @@ fn a_killed_host_loses_only_unflushed_samples_and_always_starts_again() {
         assert!(kept + 10 >= before.len(), "kill {kill}: {kept} of {} are there\n{before:?}\n{after:?}", before.len());
         assert!(after.len() >= kept && after[kept..].iter().all(|at| before.last().is_none_or(|last| at > last)));
     }
-    let log = host.last_words();
+    let log = host.stop_and_read_log();
     assert!(!log.contains("damaged"), "{log}");
 }
 
@@ -120,7 +120,7 @@ fn instance_changes_flushed_before_a_kill_survive_it() {
         for nth in 0..20 {
             let id = format!("i-{kill}-{nth}");
             let body = format!(r#"{{"labels":{{"kill":"{kill}"}},"samplers":["verbs"]}}"#);
-            assert_eq!(host.write("PUT", &format!("/v1/instances/{id}"), &body).status, 200);
+            assert_eq!(host.send_as_writer("PUT", &format!("/v1/instances/{id}"), &body).status, 200);
         }
         host.until(&format!("/v1/instances/i-{kill}-19/usage"), |usage| usage.status == 200);
         let before = tracked_instances(&host);
@@ -128,9 +128,9 @@ fn instance_changes_flushed_before_a_kill_survive_it() {
         for (nth, one) in before.iter().enumerate() {
             let id = one["id"].as_str().unwrap();
             match nth % 4 {
-                0 => assert_eq!(host.write("DELETE", &format!("/v1/instances/{id}"), "").status, 204),
-                1 => host.became("deleted", id),
-                2 => host.became("stopped", id),
+                0 => assert_eq!(host.send_as_writer("DELETE", &format!("/v1/instances/{id}"), "").status, 204),
+                1 => host.send_lifecycle_event("deleted", id),
+                2 => host.send_lifecycle_event("stopped", id),
                 _ => continue,
             }
             if nth % 4 < 2 {
@@ -142,7 +142,7 @@ fn instance_changes_flushed_before_a_kill_survive_it() {
         // The first may have begun before the last answer.
         let answered = flush_count(&host);
         host.until("/metrics", |_| flush_count(&host) >= answered + 2);
-        host = host.killed();
+        host = host.kill_and_restart();
         assert_eq!(tracked_instances(&host), before, "kill {kill}");
         let hosts = host.get("/telemetry/hosts").json();
         let is_back = |id: &String| hosts["hosts"].as_array().unwrap().contains(&id.as_str().into());
@@ -235,7 +235,7 @@ fn a_flipped_bit_costs_less_than_half_of_the_samples_and_is_logged() {
     let late = bytes.len() * 3 / 4;
     bytes[late] ^= 4;
     std::fs::write(&log, bytes).unwrap();
-    let host = host.killed();
+    let host = host.kill_and_restart();
     host.until_logged("is damaged");
     let after = sample_times(&host, "ok");
     let lost = before.iter().filter(|at| !after.contains(at)).count();

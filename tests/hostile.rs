@@ -33,7 +33,7 @@ fn last_failure_reason(host: &Host, plugin: &str) -> String {
 fn assert_healthy(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
-    let times: Vec<_> = (0..6).map(|_| at(stream.sample())).collect();
+    let times: Vec<_> = (0..6).map(|_| at(stream.next_sample())).collect();
     // The first may be the one at start, off the grid.
     assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL_MS), "{times:?}");
     assert_eq!(host.plugin("good")["polls_missed"], 0);
@@ -87,7 +87,7 @@ fn endless_loops_at_every_stage_of_a_start_end_at_the_init_deadline() {
     let more = format!(
         "[plugins.init]\n{looping}[plugins.init2]\n{looping}[plugins.init3]\n{looping}[plugins.start]\n{started}"
     );
-    let start = components::starting_with(verbs(), "spin_at_start");
+    let start = components::with_start_function(verbs(), "spin_at_start");
     let plugins = [("init", verbs()), ("init2", verbs()), ("init3", verbs()), ("start", &start[..])];
     let host = host_with_healthy_plugin(&[("spin", "")], &more, &plugins);
     for name in ["init", "init2", "init3", "start"] {
@@ -119,8 +119,8 @@ fn log_lines_of_plugins_are_bounded_in_length_and_number_and_escaped() {
 #[test]
 fn invalid_plugin_files_fail_with_a_reason_of_their_own() {
     let truncated = &verbs()[..verbs().len() / 2];
-    let newer = components::renamed(verbs(), "@0.1.0", "@0.2.0");
-    let wanting = components::renamed(verbs(), "dropsonde:plugin/state@", "dropsonde:plugin/stata@");
+    let newer = components::replace_text(verbs(), "@0.1.0", "@0.2.0");
+    let wanting = components::replace_text(verbs(), "dropsonde:plugin/state@", "dropsonde:plugin/stata@");
     let core = wat::parse_str("(module)").unwrap();
     let empty = wat::parse_str("(component)").unwrap();
     let nested: String = (1..5000).map(|nth| format!("(type $t{nth} (list $t{}))", nth - 1)).collect();

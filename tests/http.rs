@@ -23,7 +23,7 @@ fn a_plugin_failure_is_shown_with_its_time_and_as_resolved_after_a_successful_po
     let failing = host.until("/v1/plugins/verbs", |page| page.json()["calls"].as_u64() > Some(3)).json();
     assert_eq!(failing["last_failure"]["over"], false, "it goes on: {failing}");
     assert!(host.get("/").body.contains("Z: unavailable: "), "{}", host.get("/").body);
-    assert_eq!(host.write("DELETE", "/v1/instances/unavailable", "").status, 204);
+    assert_eq!(host.send_as_writer("DELETE", "/v1/instances/unavailable", "").status, 204);
     let over = host.until("/v1/plugins/verbs", |page| page.json()["last_failure"]["over"] == true).json();
     let at = over["last_failure"]["at"].as_str().unwrap();
     let page = host.get("/").body;

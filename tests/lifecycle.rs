@@ -8,7 +8,7 @@ fn sigterm_and_sigint_end_streams_and_stop_the_host_with_exit_code_0() {
     for signal in ["TERM", "INT"] {
         let mut host = Host::start("poll.interval = '100ms'\n", &[]);
         let mut stream = host.stream("/v1/instances/host/usage/stream");
-        assert_eq!(stream.event(), "retry: 3000\n\n");
+        assert_eq!(stream.next_raw_event(), "retry: 3000\n\n");
         let start = Instant::now();
         host.signal(signal);
         while stream.next().is_some() {}
@@ -49,7 +49,7 @@ fn saved_plugin_state_that_cannot_be_written_is_retried_until_it_can() {
     let file = host.data().join("state/verbs");
     std::fs::create_dir_all(file.join("inside")).unwrap();
     // It saves the first time, and never again.
-    assert_eq!(host.write("PUT", "/v1/instances/once", r#"{"samplers":["verbs"]}"#).status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/once", r#"{"samplers":["verbs"]}"#).status, 200);
     host.until_logged("cannot write the plugin's state to disk; retrying");
     host.until("/v1/instances/once/usage", |usage| usage.status == 200);
     std::fs::remove_dir_all(&file).unwrap();
@@ -120,7 +120,7 @@ fn memory_only_has_no_tokens_and_creates_no_files() {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
     let address = line.trim().strip_prefix("listening on http://").unwrap();
     let mut stream = crate::harness::stream(address, "/v1/instances/host/usage/stream", "");
-    assert!(stream.sample()["memory_used_mb"].is_number(), "it compiled, and it samples");
+    assert!(stream.next_sample()["memory_used_mb"].is_number(), "it compiled, and it samples");
     let refused = crate::harness::request(address, "PUT", "/v1/instances/x", "Authorization: Bearer x\r\n");
     assert!(refused.status == 403 && refused.body.contains("--memory-only"), "there is no token: {refused:?}");
     child.kill().unwrap();

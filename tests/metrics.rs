@@ -140,8 +140,8 @@ fn metrics_of_a_plugin_are_exposed_with_its_name_as_a_label() {
 #[test]
 fn control_characters_in_help_texts_of_plugins_are_removed() {
     let harmful = "\0\x1b\r\n\u{2028}";
-    let component = components::renamed(verbs(), "A level.", &format!("{harmful}x"));
-    let component = components::renamed(&component, "What the verb gave", &format!("{harmful}e verb gave"));
+    let component = components::replace_text(verbs(), "A level.", &format!("{harmful}x"));
+    let component = components::replace_text(&component, "What the verb gave", &format!("{harmful}e verb gave"));
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'measure'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", &component)]);
     let families = families(&host, |families| {
@@ -192,7 +192,7 @@ fn recordings_to_unknown_metric_handles_are_ignored_and_counted() {
 fn all_series_of_a_plugin_disappear_when_its_file_is_removed() {
     let host = host_with_instances(&["measure"]);
     families(&host, |families| families.iter().any(|family| family.name == "verbs_level"));
-    fs::remove_file(host.file("verbs")).unwrap();
+    fs::remove_file(host.plugin_file("verbs")).unwrap();
     let metrics = host.until("/metrics", |metrics| !metrics.body.contains("\"verbs\""));
     assert!(!metrics.body.contains("verbs_"), "{}", metrics.body);
 }
@@ -224,7 +224,7 @@ fn text_and_openmetrics_contain_the_same_metrics_and_gzip_is_sent_on_request() {
     for name in ["dropsonde_sample_memory_used_bytes", "dropsonde_http_requests_total", "dropsonde_build_info"] {
         assert!(names(&open).iter().any(|one| one == name) && names(&classic).iter().any(|one| one == name), "{name}");
     }
-    let (head, body) = client::bytes(&host.address, "GET", "/metrics", "Accept-Encoding: gzip, br\r\n", &[]);
+    let (head, body) = client::send_and_read_bytes(&host.address, "GET", "/metrics", "Accept-Encoding: gzip, br\r\n", &[]);
     assert_eq!(head.header("content-encoding"), Some("gzip"));
     let mut text = String::new();
     GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();

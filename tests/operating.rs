@@ -55,7 +55,7 @@ fn a_client_with_many_wrong_tokens_gets_429_but_its_right_tokens_are_accepted() 
     assert_eq!(request(&host.address, "PUT", "/v1/instances/x", wrong).status, 429);
     // A right one of the same client is not held up, nor is a login, nor another client.
     assert_eq!(get(&host.bearer("read")).status, 200);
-    assert_eq!(host.write("PUT", "/v1/instances/x", "").status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/x", "").status, 200);
     assert_eq!(request(&host.address, "POST", "/login", &host.bearer("read")).status, 204);
     let mut other = connect_from([127, 0, 0, 2].into(), &host.address);
     write!(other, "GET /v1/instances HTTP/1.1\r\nHost: localhost\r\n{wrong}Connection: close\r\n\r\n").unwrap();
@@ -76,13 +76,13 @@ fn an_invalid_plugin_file_that_keeps_changing_is_logged_once_per_reason() {
         refused(nth);
     }
     // Removed and put back, it is the same.
-    fs::remove_file(host.file("junk")).unwrap();
+    fs::remove_file(host.plugin_file("junk")).unwrap();
     host.until("/v1/plugins/junk", |page| page.status == 404);
     host.drop_in("junk", b"junk again");
     host.until("/v1/plugins/junk", |page| page.status == 200 && page.json()["state"] == "failed");
     host.drop_in("junk", b"");
     host.until("/v1/plugins/junk", |page| page.body.contains("it is empty"));
-    let log = host.last_words();
+    let log = host.stop_and_read_log();
     let lines = |part: &str| log.lines().filter(|line| line.contains("plugin=\"junk\"") && line.contains(part)).count();
     assert_eq!((lines("it is not WebAssembly"), lines("it is empty")), (1, 1), "{log}");
 }

@@ -1,6 +1,6 @@
 //! Nobody speaks for another: an instance stays its owner's while that is away, and after it has ended.
 
-use crate::harness::{Host, Response, verbs, version};
+use crate::harness::{Host, Response, verbs, verbs_version};
 use serde_json::{Value, json};
 
 /// `zzz` has other fields than `aaa`: which of them recorded a sample is seen by its fields.
@@ -33,7 +33,7 @@ fn has_history_of_zzz(host: &Host) -> bool {
 fn an_ended_instance_keeps_its_owner_while_the_owners_file_is_missing_and_across_restarts() {
     let host = Host::start(BOTH, &[("aaa", verbs())]);
     host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
-    std::fs::remove_file(host.file("aaa")).unwrap();
+    std::fs::remove_file(host.plugin_file("aaa")).unwrap();
     host.until("/v1/instances/x", is_ended);
     host.drop_in("zzz", verbs());
     assert_zzz_is_refused(&host);
@@ -66,7 +66,7 @@ fn at_a_start_the_first_plugin_by_name_owns_a_contested_instance_even_if_it_is_u
     let host = Host::start("", &[("zzz", verbs())]);
     host.until("/v1/plugins/zzz", |page| page.json()["state"] == "running");
     host.configure(BOTH);
-    std::fs::write(host.file("aaa"), version(2)).unwrap();
+    std::fs::write(host.plugin_file("aaa"), verbs_version(2)).unwrap();
     let host = host.restart();
     host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
     assert_eq!(first_conflict(&host, "zzz")["with"], "aaa");
@@ -79,7 +79,7 @@ fn at_a_start_the_first_plugin_by_name_owns_a_contested_instance_even_if_it_is_u
 fn removing_the_owner_plugin_hands_its_ended_instance_to_another_plugin() {
     let host = Host::start(BOTH, &[("aaa", verbs())]);
     host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
-    assert_eq!(host.ordered("DELETE", "/v1/plugins/aaa", &[]).status, 204);
+    assert_eq!(host.send_as_admin("DELETE", "/v1/plugins/aaa", &[]).status, 204);
     host.drop_in("zzz", verbs());
     host.until("/v1/instances/x/usage", has_sample_of("of_zzz"));
     assert_eq!(host.plugin("zzz")["conflicts"], json!([]));
@@ -88,10 +88,10 @@ fn removing_the_owner_plugin_hands_its_ended_instance_to_another_plugin() {
 #[test]
 fn each_documented_way_hands_over_an_instance_whose_owners_file_is_gone() {
     let ways: [fn(&Host); 4] = [
-        |host| assert_eq!(host.ordered("DELETE", "/v1/plugins/aaa", &[]).status, 204),
+        |host| assert_eq!(host.send_as_admin("DELETE", "/v1/plugins/aaa", &[]).status, 204),
         |host| {
-            assert_eq!(host.write("DELETE", "/v1/instances/x", "").status, 204);
-            assert_eq!(host.write("PUT", "/v1/instances/x", r#"{"samplers":["zzz"]}"#).status, 200);
+            assert_eq!(host.send_as_writer("DELETE", "/v1/instances/x", "").status, 204);
+            assert_eq!(host.send_as_writer("PUT", "/v1/instances/x", r#"{"samplers":["zzz"]}"#).status, 200);
         },
         |host| host.reconfigure(&format!("{BOTH}[plugins.zzz]\nshare_instances = true\n")),
         |host| host.reconfigure(&format!("{BOTH}[[instances]]\nid = 'x'\nsamplers = ['zzz']\n")),
@@ -99,7 +99,7 @@ fn each_documented_way_hands_over_an_instance_whose_owners_file_is_gone() {
     for hand_over in ways {
         let host = Host::start(BOTH, &[("aaa", verbs()), ("zzz", verbs())]);
         host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
-        std::fs::remove_file(host.file("aaa")).unwrap();
+        std::fs::remove_file(host.plugin_file("aaa")).unwrap();
         host.until("/v1/instances/x", is_ended);
         assert_eq!(first_conflict(&host, "zzz")["with"], "aaa");
         hand_over(&host);
@@ -113,9 +113,9 @@ fn history_that_exceeded_max_instances_at_a_start_is_not_given_to_a_new_owner() 
     let procfs = format!("[plugins.procfs]\nsha256 = '{:064}'\n", 0);
     let host = Host::start(&format!("{BOTH}{procfs}"), &[("aaa", verbs())]);
     host.until("/v1/instances/x/usage", has_sample_of("of_aaa"));
-    assert_eq!(host.write("PUT", "/v1/instances/a", r#"{"samplers":[]}"#).status, 200);
-    assert_eq!(host.write("PUT", "/v1/instances/b", r#"{"samplers":[]}"#).status, 200);
-    std::fs::remove_file(host.file("aaa")).unwrap();
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/a", r#"{"samplers":[]}"#).status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/b", r#"{"samplers":[]}"#).status, 200);
+    std::fs::remove_file(host.plugin_file("aaa")).unwrap();
     host.until("/v1/instances/x", is_ended);
     host.drop_in("zzz", verbs());
     // Two places in all: programs have both.
@@ -123,7 +123,7 @@ fn history_that_exceeded_max_instances_at_a_start_is_not_given_to_a_new_owner() 
     let host = host.restart();
     host.until_logged("more instances were tracked than poll.max_instances allows now");
     for id in ["a", "b"] {
-        assert_eq!(host.write("DELETE", &format!("/v1/instances/{id}"), "").status, 204);
+        assert_eq!(host.send_as_writer("DELETE", &format!("/v1/instances/{id}"), "").status, 204);
     }
     host.until("/v1/instances/x/usage", has_sample_of("of_zzz"));
     assert!(!host.get("/v1/instances/x/usage/range?range=10m&resolution=100ms").body.contains("of_aaa"));

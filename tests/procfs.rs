@@ -24,15 +24,15 @@ fn write_case(project: &Path, config: &str, expected: &str, files: &[(&str, &str
 }
 
 /// A child that is never left behind.
-struct Sleeper(Child);
+struct ChildProcess(Child);
 
-impl Sleeper {
+impl ChildProcess {
     fn start(seconds: &str) -> Self {
         Self(Command::new("sleep").arg(seconds).spawn().unwrap())
     }
 }
 
-impl Drop for Sleeper {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
@@ -88,7 +88,7 @@ fn a_machine_with_100_000_processes_gives_a_host_sample_without_their_number() {
 #[test]
 fn a_watched_program_stays_one_instance_while_its_processes_come_and_go() {
     let seconds = (5_000_000 + u64::from(std::process::id())).to_string();
-    let first = Sleeper::start(&seconds);
+    let first = ChildProcess::start(&seconds);
     let config = format!(
         "poll.interval = '100ms'\npoll.discover_interval = '1s'\n\
          plugins.procfs.config = {{ top = 0, watch = [{{ name = 'naps', match = 'sleep {seconds}' }}] }}\n"
@@ -100,7 +100,7 @@ fn a_watched_program_stays_one_instance_while_its_processes_come_and_go() {
         });
     };
     processes(1.0);
-    let second = Sleeper::start(&seconds);
+    let second = ChildProcess::start(&seconds);
     processes(2.0);
     drop(first);
     processes(1.0);
@@ -122,7 +122,7 @@ fn a_cpu_total_does_not_fall_when_a_process_ends_while_the_host_is_down() {
     let burn = || {
         let script = format!("while :; do :; done # {tag}");
         // What else is tested comes first.
-        Sleeper(Command::new("nice").args(["-n", "19", "sh", "-c", &script]).spawn().unwrap())
+        ChildProcess(Command::new("nice").args(["-n", "19", "sh", "-c", &script]).spawn().unwrap())
     };
     let (first, _second) = (burn(), burn());
     let watch = format!("{{ name = 'burners', match = '# {tag}$' }}");
@@ -135,7 +135,7 @@ fn a_cpu_total_does_not_fall_when_a_process_ends_while_the_host_is_down() {
     host.until("/metrics", |metrics| total(&metrics.body) > Some(before));
     host.signal("KILL");
     drop(first);
-    let host = host.killed();
+    let host = host.kill_and_restart();
     let after = host.until("/metrics", |metrics| total(&metrics.body).is_some());
     assert!(total(&after.body).unwrap() >= before, "{before} {:?}", total(&after.body));
 }

@@ -45,7 +45,7 @@ fn a_response_about_5000_instances_is_sent_in_chunks() {
     let host = Host::start("poll.interval = '1s'\npoll.default_samplers = ['verbs']\n", &[("verbs", verbs())]);
     let event = |nth| json!({ "type": "instance.created", "instance": format!("i-{nth:05}") });
     let events: Vec<_> = (0..5000).map(event).collect();
-    assert_eq!(host.write("POST", "/v1/events", &json!(events).to_string()).status, 202);
+    assert_eq!(host.send_as_writer("POST", "/v1/events", &json!(events).to_string()).status, 202);
     host.until("/v1/instances/i-04999/usage", |answer| answer.status == 200);
     let listed = host.get("/v1/instances?limit=1200&after=i-00007").json();
     let ids: Vec<_> = listed.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
@@ -82,7 +82,7 @@ fn a_range_in_the_past_has_an_etag_and_gets_304_when_unchanged() {
 fn a_workload_sums_its_instances_and_reports_their_number() {
     let host = host();
     let mut stream = host.stream("/v1/workloads/web/usage/stream");
-    let sample = std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 2).unwrap();
+    let sample = std::iter::repeat_with(|| stream.next_event().2).find(|sample| sample["replica_count"] == 2).unwrap();
     assert_eq!(sample["value"], 2, "a sum");
     let path = "/v1/workloads/web/usage/range?range=10m&resolution=1m";
     let points = host.get(path).json();
@@ -92,10 +92,10 @@ fn a_workload_sums_its_instances_and_reports_their_number() {
     assert_eq!(host.get("/v1/workloads/nobody/usage/range").json(), json!([]));
     assert_eq!(host.get("/v1/workloads/web/usage/range?bands=1").status, 400);
     // One that goes is none of it from then on.
-    host.write("DELETE", "/v1/instances/web-2", "");
-    std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 1).unwrap();
-    host.write("PUT", "/v1/instances/new", r#"{"labels":{"workload":"web"}}"#);
-    std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 2).unwrap();
+    host.send_as_writer("DELETE", "/v1/instances/web-2", "");
+    std::iter::repeat_with(|| stream.next_event().2).find(|sample| sample["replica_count"] == 1).unwrap();
+    host.send_as_writer("PUT", "/v1/instances/new", r#"{"labels":{"workload":"web"}}"#);
+    std::iter::repeat_with(|| stream.next_event().2).find(|sample| sample["replica_count"] == 2).unwrap();
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn misspelt_parameters_and_fields_get_400_with_a_suggestion_and_unknown_instance
         assert_eq!((answer.status, answer.json()), (200, json!([])), "{path}");
     }
     assert_eq!(host.get("/v1/workloads/web/usage/range?fields=value,replica_count").status, 200);
-    let write = host.write("POST", "/v1/events?dry_run=1", r#"{"type":"instance.deleted","instance":"web-1"}"#);
+    let write = host.send_as_writer("POST", "/v1/events?dry_run=1", r#"{"type":"instance.deleted","instance":"web-1"}"#);
     assert_eq!(write.status, 400, "{}", write.body);
     assert_eq!(host.get("/v1/instances/web-1").status, 200, "and nothing was done");
 }

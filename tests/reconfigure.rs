@@ -17,7 +17,7 @@ fn a_reload_applies_changed_keys_without_interrupting_streams_or_history() {
     let host = Host::start(VERBS, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    stream.sample();
+    stream.next_sample();
     let before = host.plugin("verbs");
     host.reconfigure(
         "poll.interval = '100ms'\nlabels = { site = 'fra1' }\nmetrics.path = '/scrape'\nhttp.hosts = ['me.example']\n\
@@ -29,7 +29,7 @@ fn a_reload_applies_changed_keys_without_interrupting_streams_or_history() {
     host.until("/v1/instances/count/usage", |usage| usage.status == 200);
     assert_eq!((host.get("/scrape").status, host.get("/metrics").status), (200, 404));
     assert!(host.get("/openapi.json").json()["paths"]["/scrape"].is_object());
-    stream.sample();
+    stream.next_sample();
     assert_eq!(host.plugin("verbs")["loaded_at"], before["loaded_at"], "what is as it was goes on");
     host.reconfigure("poll.interval = '100ms'\n");
     assert_eq!(host.get("/v1/instances/ok").json()["state"], "ended", "its history stays");
@@ -43,13 +43,13 @@ fn a_changed_plugin_section_restarts_only_that_plugin() {
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let procfs = host.plugin("procfs");
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    stream.sample();
+    stream.next_sample();
     host.reconfigure(&format!("{VERBS}[plugins.verbs]\ninterval = '200ms'\ngrants = {{ read = ['/etc/hostname'] }}\n"));
     let page =
         host.until("/v1/plugins/verbs", |page| page.json()["interval_seconds"] == 0.2 && page.json()["calls"] != 0);
     assert_eq!(page.json()["grants"]["read"], json!(["/etc/hostname"]));
-    let before = stream.sample();
-    assert!(before["at"].as_str() < stream.sample()["at"].as_str(), "its streams go on");
+    let before = stream.next_sample();
+    assert!(before["at"].as_str() < stream.next_sample()["at"].as_str(), "its streams go on");
     assert_eq!(host.plugin("procfs")["loaded_at"], procfs["loaded_at"]);
     assert_eq!(host.get("/v1/instances/host").json()["state"], "tracked");
     // The bundled one too, and what it discovered is tracked all the while.
@@ -90,7 +90,7 @@ fn a_changed_configuration_file_is_reloaded_once_without_a_signal() {
     host.until_logged("reloaded the configuration");
     assert!(began.elapsed() < Duration::from_secs(30));
     host.until("/v1/instances/host", |one| one.status == 200 && one.json()["labels"]["site"] == "fra1");
-    let log = host.last_words();
+    let log = host.stop_and_read_log();
     assert_eq!(log.matches("reloaded the configuration").count(), 1, "once: {log}");
 }
 
@@ -167,7 +167,7 @@ fn a_plugins_page_shows_a_refused_section_until_a_configuration_without_it_is_re
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let refused = |config: &str| {
         host.configure(config);
-        let answer = host.ordered("POST", "/v1/reload", b"");
+        let answer = host.send_as_admin("POST", "/v1/reload", b"");
         assert_eq!(answer.status, 422, "{}", answer.body);
         host.plugin("procfs").get("refused_section").map(|section| section["reason"].to_string())
     };
@@ -181,7 +181,7 @@ fn a_plugins_page_shows_a_refused_section_until_a_configuration_without_it_is_re
 fn a_reload_by_the_api_reports_the_outcome_of_each_part() {
     let host = Host::start("poll.interval = '100ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
-    let reload = || host.ordered("POST", "/v1/reload", b"");
+    let reload = || host.send_as_admin("POST", "/v1/reload", b"");
     let outcomes = |answer: &serde_json::Value| -> Vec<(String, String)> {
         let text = |part: &serde_json::Value, key: &str| part[key].as_str().unwrap().to_owned();
         answer["parts"].as_array().unwrap().iter().map(|part| (text(part, "part"), text(part, "outcome"))).collect()
@@ -189,7 +189,7 @@ fn a_reload_by_the_api_reports_the_outcome_of_each_part() {
     let expected = |parts: &[(&str, &str)]| -> Vec<(String, String)> {
         parts.iter().map(|(part, outcome)| ((*part).to_owned(), (*outcome).to_owned())).collect()
     };
-    assert_eq!(host.write("POST", "/v1/reload", "").status, 403, "it needs the admin token");
+    assert_eq!(host.send_as_writer("POST", "/v1/reload", "").status, 403, "it needs the admin token");
 
     host.configure(
         "poll.interval = '100ms'\nstore.retention = '1d'\nhttp.hosts = ['me.example']\n\
@@ -333,11 +333,11 @@ fn a_configured_instance_beyond_the_limit_is_tracked_by_a_reload_once_there_is_r
     let limit = "plugins.procfs.config = { top = 0, host = false }\npoll.max_instances = 2\n";
     let host = Host::start(&format!("{limit}[[instances]]\nid = 'a'\n"), &[]);
     host.until("/ready", |ready| ready.status == 200);
-    assert_eq!(host.write("PUT", "/v1/instances/other", "{}").status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/other", "{}").status, 200);
     host.reconfigure(&format!("{limit}{two}"));
     host.until_logged("instance limit reached; raise poll.max_instances");
     assert_eq!(host.get("/v1/instances/b").status, 404);
-    assert_eq!(host.write("DELETE", "/v1/instances/other", "").status, 204);
+    assert_eq!(host.send_as_writer("DELETE", "/v1/instances/other", "").status, 204);
     host.reconfigure(&format!("{limit}{two}"));
     host.until("/v1/instances/b", |instance| instance.status == 200);
 }
@@ -348,12 +348,12 @@ fn replacing_the_read_token_ends_streams_opened_with_the_old_one() {
     let path = "/v1/instances/host/usage/stream";
     let bearer = host.bearer("read");
     let mut stream = crate::harness::stream(&host.address, path, &bearer);
-    stream.sample();
+    stream.next_sample();
     fs::remove_file(host.data().join("read.token")).unwrap();
     while stream.next().is_some() {}
     assert_eq!(host.request_with("GET", path, &bearer).status, 401);
     let mut stream = crate::harness::stream(&host.address, path, &host.bearer("read"));
-    assert!(stream.sample()["at"].is_string(), "who knows the new one goes on");
+    assert!(stream.next_sample()["at"].is_string(), "who knows the new one goes on");
 }
 
 /// Replaces the write token, and waits until the one before is refused.

@@ -21,7 +21,7 @@ fn wait_for_failure(host: &Host, plugin: &str) -> Value {
 fn assert_no_missed_tick(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
-    let times: Vec<_> = (0..6).map(|_| at(stream.sample())).collect();
+    let times: Vec<_> = (0..6).map(|_| at(stream.next_sample())).collect();
     // The first may be the one at start, off the grid.
     assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL_MS), "{times:?}");
     assert_eq!(host.plugin("good")["polls_missed"], 0);
@@ -43,7 +43,7 @@ fn a_trap_leaves_a_gap_with_its_reason_and_the_next_call_gets_a_fresh_instance()
         let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("{metric}"));
         assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() >= 2.0, "{line}");
     }
-    assert!(!host.last_words().contains("cannot enter component instance"));
+    assert!(!host.stop_and_read_log().contains("cannot enter component instance"));
 }
 
 #[test]
@@ -254,11 +254,11 @@ fn a_plugin_whose_calls_are_all_too_slow_is_quarantined_and_recovers_without_set
 fn a_quarantine_by_an_operator_is_not_retried() {
     let host = host_with_healthy_plugin("panic", "[plugins.bad.limits]\nfailures = 2\nretry_after = '1h'\n");
     host.until("/v1/plugins/bad", |page| page.json()["retry_at"].is_string() && page.json()["state"] == "quarantined");
-    assert_eq!(host.ordered("POST", "/v1/plugins/bad/quarantine", &[]).status, 202);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/bad/quarantine", &[]).status, 202);
     let page = host.until("/v1/plugins/bad", |page| page.json()["quarantined"] == "an operator said so").json();
     assert!(page.get("retry_at").is_none(), "{page}");
-    assert_eq!(host.ordered("POST", "/v1/plugins/bad/quarantine", &[]).status, 409);
-    assert_eq!(host.ordered("POST", "/v1/plugins/bad/release", &[]).status, 202);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/bad/quarantine", &[]).status, 409);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/bad/release", &[]).status, 202);
     let page = host.until("/v1/plugins/bad", |page| page.json()["retry_at"].is_string()).json();
     assert_ne!(page["quarantined"], "an operator said so");
 }

@@ -14,7 +14,7 @@ fn share(page: &Value, pool: &str) -> Value {
 /// Of the modest plugin, whose instance is `ok`: every tick from here on, so many of them.
 fn assert_no_missed_tick(host: &Host, ticks: usize) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    (0..ticks).for_each(|_| drop(stream.sample()));
+    (0..ticks).for_each(|_| drop(stream.next_sample()));
     assert_eq!(host.plugin("modest")["polls_missed"], 0);
     assert!(share(&host.plugin("modest"), "history_rows_bytes")["refused"] == 0);
 }
@@ -86,7 +86,7 @@ fn instances_tracked_by_the_api_use_the_share_of_the_api_and_not_of_their_sample
     let host = Host::start(&config("['ok']"), &[("reader", verbs())]);
     host.until("/v1/instances/ok/usage", |answer| answer.status == 200);
     for nth in 0..80 {
-        let asked = host.write("PUT", &format!("/v1/instances/asked-{nth}"), r#"{"samplers":["reader"]}"#);
+        let asked = host.send_as_writer("PUT", &format!("/v1/instances/asked-{nth}"), r#"{"samplers":["reader"]}"#);
         assert_eq!(asked.status, 200, "{asked:?}");
     }
     let refused = "dropsonde_share_refused_total{pool=\"history_rows_bytes\",owner=\"dropsonde:api\"}";
@@ -121,12 +121,12 @@ fn a_plugin_that_discovers_new_instances_every_time_takes_no_place_from_others()
     );
     let host = Host::start(&config, &[("modest", verbs()), ("churning", verbs())]);
     host.until("/v1/instances/ok/usage", |answer| answer.status == 200);
-    host.write("PUT", "/v1/instances/ended", r#"{"samplers":["modest"]}"#);
+    host.send_as_writer("PUT", "/v1/instances/ended", r#"{"samplers":["modest"]}"#);
     host.until("/v1/instances/ended/usage", |answer| answer.status == 200);
     let wants_more = |page: &Value| share(page, "places")["refused"].as_u64().is_some_and(|refused| refused > 400);
     let page = host.until("/v1/plugins/churning", |page| wants_more(&page.json())).json();
     assert!(share(&page, "places")["used"].as_u64() <= Some(1000), "{page}");
-    assert_eq!(host.write("PUT", "/v1/instances/new", "").status, 200, "there is a place for others");
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/new", "").status, 200, "there is a place for others");
     let range = host.get("/v1/instances/ended/usage/range?range=1h").json();
     assert!(!range.as_array().unwrap().is_empty(), "their history stays");
     assert!(host.get("/health").body.contains("churning"), "{}", host.get("/health").body);

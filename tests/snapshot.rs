@@ -82,11 +82,11 @@ fn a_snapshot_section_reported_by_one_source_is_unchanged() {
 fn a_failing_source_leaves_the_snapshot_and_returns_once_it_works() {
     let host = host_with_two_sources("channels = 1", "channels = 10");
     assert_eq!(host.get("/v1/instances/dropsonde:snapshot/usage").status, 400, "it is no instance to ask for");
-    assert_eq!(host.tell("two", "application/json", br#"{"name":"fail"}"#).status, 202);
+    assert_eq!(host.send_events("two", "application/json", br#"{"name":"fail"}"#).status, 202);
     wait_for_source_status(&host, "two", "failing");
     let left = wait_for_source_status(&host, "two", "stale");
     assert_eq!(left["channels"]["total_active"], 1);
-    assert_eq!(host.tell("two", "application/json", br#"{"name":"work"}"#).status, 202);
+    assert_eq!(host.send_events("two", "application/json", br#"{"name":"work"}"#).status, 202);
     wait_for_source_status(&host, "two", "ok");
     assert_eq!(document(&host)["channels"]["total_active"], 11);
 }
@@ -99,7 +99,7 @@ fn a_source_that_hangs_or_is_removed_does_not_affect_other_sources() {
     wait_for_source_status(&host, "one", "ok");
     let left = wait_for_source_status(&host, "two", "stale");
     assert_eq!(left["channels"]["total_active"], 1);
-    assert_eq!(host.ordered("DELETE", "/v1/plugins/two", &[]).status, 204);
+    assert_eq!(host.send_as_admin("DELETE", "/v1/plugins/two", &[]).status, 204);
     let names: Vec<_> = document(&host)["sources"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
     assert!(!names.contains(&json!("two")) && names.contains(&json!("one")), "{names:?}");
 }
@@ -126,7 +126,7 @@ fn a_fresh_snapshot_polls_all_sources_and_requires_the_write_token() {
     let host = Host::start("snapshot.interval = '1h'\npoll.interval = '1h'\n", &[("app", app())]);
     wait_for_source_status(&host, "app", "ok");
     assert_eq!(host.get("/v1/snapshot?fresh=1").status, 401);
-    assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"a"},{"name":"b"}]"#).status, 202);
+    assert_eq!(host.send_events("app", "application/json", br#"[{"name":"a"},{"name":"a"},{"name":"b"}]"#).status, 202);
     host.until("/metrics", |metrics| {
         metrics.body.contains("dropsonde_messages_processed_total{service=\"app\",status=\"ok\",type=\"event\"} 3")
     });
@@ -142,8 +142,8 @@ fn snapshot_values_are_available_as_metrics_history_and_a_stream() {
     let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 6\n"), &[("app", app())]);
     wait_for_source_status(&host, "app", "ok");
     let mut stream = stream(&host.address, "/v1/snapshot/stream", "");
-    assert_eq!(stream.event(), "retry: 3000\n\n");
-    while stream.sample()["channels_total_active"] != 6 {}
+    assert_eq!(stream.next_raw_event(), "retry: 3000\n\n");
+    while stream.next_sample()["channels_total_active"] != 6 {}
     let metrics = host.get("/metrics").body;
     assert!(metrics.contains("\ndropsonde_snapshot_channels_total_active 6\n"), "{metrics}");
     let range = host.get("/v1/snapshot/range?range=1h&fields=channels_total_active").json();
@@ -172,7 +172,7 @@ fn appstats_counts_application_events_and_keeps_them_across_a_restart() {
         r#"{"name":"token.issued","value":3}"#,
         "\n",
     );
-    let answer = host.tell("appstats", "application/x-ndjson", told.as_bytes());
+    let answer = host.send_events("appstats", "application/x-ndjson", told.as_bytes());
     assert_eq!((answer.status, answer.json()), (202, json!({ "accepted": 4 })));
     let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 2).json();
     assert_eq!(seen["channels"]["by_pattern"], json!({ "room.*": 1, "unknown": 1 }));
@@ -188,7 +188,7 @@ fn unknown_event_names_are_counted_logged_once_and_listed_on_the_page() {
     let host = Host::start(FAST, &[]);
     host.until("/v1/plugins/appstats", |page| page.json()["state"] == "running");
     let told = br#"[{"name":"chanel.opened"},{"name":"channel.opened"},{"name":"chanel.opened"},{"name":"x\"y"}]"#;
-    assert_eq!(host.tell("appstats", "application/json", told).status, 202);
+    assert_eq!(host.send_events("appstats", "application/json", told).status, 202);
     let listed = |page: &serde_json::Value| page["metrics"]["values"].as_array().cloned().unwrap_or_default();
     let page = host.until("/v1/plugins/appstats", |page| listed(&page.json()).len() == 2).json();
     let unknown = |name: &str, count: u64| json!({ "name": "appstats_unknown_events_total", "labels": { "name": name }, "value": count as f64 });
@@ -198,7 +198,7 @@ fn unknown_event_names_are_counted_logged_once_and_listed_on_the_page() {
     assert!(metrics.lines().any(|other| other == line), "{metrics}");
     let log = host.until_logged("unknown event name");
     assert!(log.contains("channel.opened, channel.closed"), "{log}");
-    assert_eq!(host.last_words().matches("chanel.opened").count(), 1, "once a name");
+    assert_eq!(host.stop_and_read_log().matches("chanel.opened").count(), 1, "once a name");
 }
 
 #[test]
@@ -207,15 +207,15 @@ fn invalid_event_batches_are_refused_as_a_whole() {
     wait_for_source_status(&host, "app", "ok");
     let path = "/v1/sources/app/events";
     assert_eq!(send(&host.address, "POST", path, "", b"[]").status, 401);
-    let tell = |content_type: &str, body: &str| host.tell("app", content_type, body.as_bytes());
+    let tell = |content_type: &str, body: &str| host.send_events("app", content_type, body.as_bytes());
     let bad = tell("application/json", r#"[{"name":"a"},{"name":"a","at":"soon"}]"#);
     assert_eq!((bad.status, bad.body.contains("event 2")), (400, true), "{bad:?}");
     let bad = tell("application/x-ndjson", "{\"name\":\"a\"}\n{\"name\":\"a\"}\nnonsense");
     assert_eq!((bad.status, bad.body.contains("line 3")), (400, true), "{bad:?}");
     assert_eq!(tell("text/plain", "[]").status, 415);
     host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running");
-    assert_eq!(host.tell("procfs", "application/json", b"[]").status, 409);
-    assert_eq!(host.tell("nobody", "application/json", b"[]").status, 404);
+    assert_eq!(host.send_events("procfs", "application/json", b"[]").status, 409);
+    assert_eq!(host.send_events("nobody", "application/json", b"[]").status, 404);
     let many = format!("[{}]", vec!["{\"name\":\"a\"}"; 100_001].join(","));
     assert_eq!(tell("application/json", &many).status, 413);
     assert_eq!(tell("application/json", &" ".repeat((8 << 20) + 1)).status, 413);
@@ -228,7 +228,7 @@ fn invalid_event_batches_are_refused_as_a_whole() {
 fn events_for_a_plugin_that_is_not_running_yet_get_503_with_retry_after() {
     let config = format!("{FAST}[plugins.to-come.limits]\nfailures = 3\n");
     let host = Host::start(&config, &[("app", app()), ("broken", b"no component")]);
-    let tell = |plugin: &str| host.tell(plugin, "application/json", br#"[{"name":"a"}]"#);
+    let tell = |plugin: &str| host.send_events(plugin, "application/json", br#"[{"name":"a"}]"#);
     let mut answer = tell("app");
     while answer.status != 202 {
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
@@ -252,11 +252,11 @@ fn a_full_event_queue_gets_429_with_retry_after_and_leaves_room_for_other_client
     // It observes nothing while it waits after a trap.
     let host = Host::start(&format!("{FAST}[plugins.app.limits]\nfailures = 1000\n"), &[("app", app())]);
     wait_for_source_status(&host, "app", "ok");
-    host.ordered("POST", "/v1/plugins/app/quarantine", &[]);
+    host.send_as_admin("POST", "/v1/plugins/app/quarantine", &[]);
     host.until("/v1/plugins/app", |page| page.json()["state"] == "quarantined");
     let half = format!("[{}]", vec!["{\"name\":\"a\"}"; 60_000].join(","));
-    assert_eq!(host.tell("app", "application/json", half.as_bytes()).status, 202);
-    let full = host.tell("app", "application/json", half.as_bytes());
+    assert_eq!(host.send_events("app", "application/json", half.as_bytes()).status, 202);
+    let full = host.send_events("app", "application/json", half.as_bytes());
     assert_eq!((full.status, full.header("retry-after")), (429, Some("1")), "{full:?}");
     assert!(full.body.contains("this client"), "{full:?}");
     let health = host.get("/health").body;
@@ -275,7 +275,7 @@ fn a_full_event_queue_gets_429_with_retry_after_and_leaves_room_for_other_client
     let mut answer = String::new();
     other.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
-    host.ordered("POST", "/v1/plugins/app/release", &[]);
+    host.send_as_admin("POST", "/v1/plugins/app/release", &[]);
     host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 60_001);
 }
 
@@ -283,11 +283,11 @@ fn a_full_event_queue_gets_429_with_retry_after_and_leaves_room_for_other_client
 fn a_trap_loses_only_the_events_of_that_call() {
     let host = Host::start(FAST, &[("app", app())]);
     wait_for_source_status(&host, "app", "ok");
-    assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"die"}]"#).status, 202);
+    assert_eq!(host.send_events("app", "application/json", br#"[{"name":"a"},{"name":"die"}]"#).status, 202);
     host.until("/v1/plugins/app", |page| {
         page.json()["last_failure"]["reason"].as_str().is_some_and(|reason| reason.contains("told to"))
     });
-    assert_eq!(host.tell("app", "application/json", br#"{"name":"b"}"#).status, 202);
+    assert_eq!(host.send_events("app", "application/json", br#"{"name":"b"}"#).status, 202);
     let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 1).json();
     assert_eq!(seen["channels"]["by_pattern"], json!({ "b": 1 }));
     let metrics = host.get("/metrics").body;
@@ -310,7 +310,7 @@ fn events_of_a_thousand_clients_keep_the_order_of_each_client() {
                         format!("{{\"name\":\"a\",\"subject\":\"client-{client}\",\"value\":{value}}}")
                     });
                     let lines = events.collect::<Vec<_>>().join("\n");
-                    assert_eq!(host.tell("app", "application/x-ndjson", lines.as_bytes()).status, 202);
+                    assert_eq!(host.send_events("app", "application/x-ndjson", lines.as_bytes()).status, 202);
                 }
             });
         }

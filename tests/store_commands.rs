@@ -131,7 +131,7 @@ fn an_openmetrics_export_has_the_same_labels_as_the_metrics() {
     let (code, out, error) = run_store_command(&host.data(), &export);
     assert!(code == 0 && out.contains(&format!("\n{series}")), "{error}{out}");
     host.configure("poll.interval = '100ms'\nlabels = { site = 'ams2' }\n");
-    let mut host = host.started_again();
+    let mut host = host.start_again();
     host.until("/ready", |ready| ready.status == 200);
     assert_eq!(host.stop(), 0);
     let (_, out, _) = run_store_command(&host.data(), &export);

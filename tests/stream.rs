@@ -1,4 +1,4 @@
-use crate::harness::{Host, Stream, connect_from, verbs};
+use crate::harness::{Host, EventStream, connect_from, verbs};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
@@ -12,7 +12,7 @@ fn time(rfc3339: &serde_json::Value) -> jiff::Timestamp {
     rfc3339.as_str().unwrap().parse().unwrap()
 }
 
-fn open(host: &Host, id: &str) -> Stream {
+fn open(host: &Host, id: &str) -> EventStream {
     let stream = host.stream(&format!("/v1/instances/{id}/usage/stream"));
     assert_eq!(stream.head.status, 200);
     assert_eq!(stream.head.header("content-type"), Some("text/event-stream"));
@@ -21,8 +21,8 @@ fn open(host: &Host, id: &str) -> Stream {
 }
 
 /// The next one; a busy machine has pings between them.
-fn next_usage(stream: &mut Stream) -> String {
-    std::iter::repeat_with(|| stream.event()).find(|event| event.starts_with("event: usage\n")).unwrap()
+fn next_usage(stream: &mut EventStream) -> String {
+    std::iter::repeat_with(|| stream.next_raw_event()).find(|event| event.starts_with("event: usage\n")).unwrap()
 }
 
 /// `event: usage`, `id: <boot>-<sequence>`, `data: …`: the boot, the sequence, the data.
@@ -38,7 +38,7 @@ fn a_stream_begins_with_the_latest_sample_and_its_event_ids_ascend() {
     let host = host();
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let mut stream = open(&host, "ok");
-    assert_eq!(stream.event(), "retry: 3000\n\n");
+    assert_eq!(stream.next_raw_event(), "retry: 3000\n\n");
     let events: Vec<_> = (0..4).map(|_| parse_usage(&next_usage(&mut stream))).collect();
     assert!(events.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].0 == pair[1].0), "{events:?}");
     assert!(events.iter().all(|(_, _, data)| data["value"] == 1 && data["at"].is_string()));
@@ -52,12 +52,12 @@ fn a_stream_of_an_instance_without_samples_sends_pings() {
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     for id in ["unavailable", "not-there-yet"] {
         let mut stream = open(&host, id);
-        assert_eq!(stream.event(), "retry: 3000\n\n");
+        assert_eq!(stream.next_raw_event(), "retry: 3000\n\n");
         if id == "not-there-yet" {
-            assert_eq!(stream.event(), ": no instance \"not-there-yet\" yet; waiting for it\n\n");
+            assert_eq!(stream.next_raw_event(), ": no instance \"not-there-yet\" yet; waiting for it\n\n");
         }
-        assert_eq!(stream.event(), ": ping\n\n");
-        assert_eq!(stream.event(), ": ping\n\n");
+        assert_eq!(stream.next_raw_event(), ": ping\n\n");
+        assert_eq!(stream.next_raw_event(), ": ping\n\n");
     }
 }
 
@@ -66,16 +66,16 @@ fn a_stream_names_the_unknown_instances_and_labels_it_waits_for() {
     let host = host();
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/stream?instance=ok&instance=hosst&instance=wbe-1");
-    assert_eq!(stream.event(), "retry: 3000\n\n");
+    assert_eq!(stream.next_raw_event(), "retry: 3000\n\n");
     let waits = ": no instance \"hosst\" yet; waiting for it\n: no instance \"wbe-1\" yet; waiting for it\n\n";
-    assert_eq!(stream.event(), waits);
-    assert_eq!(stream.told().2["instance"], "ok");
+    assert_eq!(stream.next_raw_event(), waits);
+    assert_eq!(stream.next_event().2["instance"], "ok");
     for (path, waits) in [
         ("/v1/workloads/nope/usage/stream", ": no instance of the workload \"nope\" yet; waiting for one\n\n"),
         ("/v1/stream?label=workload%3Dnope", ": no instance has these labels yet; waiting for one\n\n"),
     ] {
         let mut stream = host.stream(path);
-        assert_eq!((stream.event(), stream.event()), ("retry: 3000\n\n".to_owned(), waits.to_owned()), "{path}");
+        assert_eq!((stream.next_raw_event(), stream.next_raw_event()), ("retry: 3000\n\n".to_owned(), waits.to_owned()), "{path}");
     }
 }
 
@@ -119,15 +119,15 @@ fn host_with_counter() -> Host {
 fn a_resumed_stream_continues_with_exactly_the_missed_samples() {
     let host = host_with_counter();
     let path = "/v1/instances/count/usage/stream";
-    let (_, mut seen, first) = host.stream(path).told();
+    let (_, mut seen, first) = host.stream(path).next_event();
     let mut count = first["value"].as_u64().unwrap();
     for round in 0..6 {
         // Others are published meanwhile, as another reader sees.
         let mut other = host.stream(path);
-        (0..round % 3 + 1).for_each(|_| drop(other.told()));
+        (0..round % 3 + 1).for_each(|_| drop(other.next_event()));
         let mut stream = host.stream_after(path, &seen);
         for _ in 0..round + 1 {
-            let (what, id, sample) = stream.told();
+            let (what, id, sample) = stream.next_event();
             count += 1;
             assert_eq!((&*what, sample["value"].as_u64()), ("usage", Some(count)), "in round {round}");
             seen = id;
@@ -142,27 +142,27 @@ fn a_stream_resumed_too_late_begins_with_a_reset_event() {
     let host = Host::start(config, &[("verbs", verbs())]);
     let path = "/v1/instances/count/usage/stream";
     let mut stream = host.stream(path);
-    let (_, seen, sample) = stream.told();
+    let (_, seen, sample) = stream.next_event();
     // The bundled sampler has some, too, which count.
     let missed = |sample: &serde_json::Value, now: &serde_json::Value| {
         now["value"].as_u64().unwrap() - sample["value"].as_u64().unwrap()
     };
-    while missed(&sample, &stream.told().2) < 40 {}
+    while missed(&sample, &stream.next_event().2) < 40 {}
     for seen in [&*seen, "7b-1", "nonsense", "%FF"] {
         let mut stream = host.stream_after(path, seen);
-        let (what, id, data) = stream.told();
+        let (what, id, data) = stream.next_event();
         assert_eq!((&*what, &*id), ("reset", ""), "{seen}: {data}");
         assert!(time(&data["from"]) <= time(&sample["at"]), "{seen}: {data} {sample}");
-        assert_eq!(stream.told().0, "usage", "then the latest");
+        assert_eq!(stream.next_event().0, "usage", "then the latest");
     }
 }
 
 #[test]
 fn a_stream_resumed_after_a_restart_begins_with_a_reset_event() {
     let host = host_with_counter();
-    let (_, seen, sample) = host.stream("/v1/instances/count/usage/stream").told();
+    let (_, seen, sample) = host.stream("/v1/instances/count/usage/stream").next_event();
     let host = host.restart();
-    let (what, _, data) = host.stream_after("/v1/instances/count/usage/stream", &seen).told();
+    let (what, _, data) = host.stream_after("/v1/instances/count/usage/stream", &seen).next_event();
     assert_eq!(what, "reset");
     assert!(time(&data["from"]) <= time(&sample["at"]), "{data} {sample}");
 }
@@ -176,9 +176,9 @@ fn one_stream_carries_many_instances_including_those_added_later() {
     }
     let mut named = host.stream("/v1/stream?instance=a&instance=b&instance=later");
     let mut labelled = host.stream("/v1/stream?label=k%3Dv");
-    let of = |stream: &mut Stream, wanted: &str| {
+    let of = |stream: &mut EventStream, wanted: &str| {
         for _ in 0..1000 {
-            let (what, id, data) = stream.told();
+            let (what, id, data) = stream.next_event();
             assert!(what == "usage" && !id.is_empty() && data["sample"]["at"].is_string(), "{what} {id} {data}");
             if data["instance"] == wanted {
                 return;
@@ -186,19 +186,19 @@ fn one_stream_carries_many_instances_including_those_added_later() {
         }
         panic!("nothing of {wanted}");
     };
-    let firsts = [named.told().2["instance"].clone(), named.told().2["instance"].clone()];
+    let firsts = [named.next_event().2["instance"].clone(), named.next_event().2["instance"].clone()];
     assert_eq!(firsts, ["a", "b"], "the latest of each");
     of(&mut labelled, "a");
-    host.write("PUT", "/v1/instances/later", r#"{"labels":{"k":"v"}}"#);
+    host.send_as_writer("PUT", "/v1/instances/later", r#"{"labels":{"k":"v"}}"#);
     of(&mut named, "later");
     of(&mut labelled, "later");
     // Of whom another label is known now, nothing comes any more.
-    host.write("PUT", "/v1/instances/later", r#"{"labels":{"k":"w"}}"#);
-    host.write("DELETE", "/v1/instances/a", "");
-    let told = std::iter::repeat_with(|| named.told()).find(|(what, ..)| what != "usage").unwrap();
+    host.send_as_writer("PUT", "/v1/instances/later", r#"{"labels":{"k":"w"}}"#);
+    host.send_as_writer("DELETE", "/v1/instances/a", "");
+    let told = std::iter::repeat_with(|| named.next_event()).find(|(what, ..)| what != "usage").unwrap();
     assert_eq!((&*told.0, &told.2["instance"]), ("untracked", &serde_json::json!("a")));
     of(&mut named, "b");
-    std::iter::repeat_with(|| labelled.told()).find(|(what, ..)| what == "untracked").unwrap();
+    std::iter::repeat_with(|| labelled.next_event()).find(|(what, ..)| what == "untracked").unwrap();
     assert_eq!(host.get("/v1/stream?label=novalue").status, 400);
 }
 
@@ -232,7 +232,7 @@ fn host_with_500_instances_and_options(stream: &str) -> Host {
     let host = Host::start(&config, &[("verbs", verbs())]);
     let event = |nth| serde_json::json!({ "type": "instance.created", "instance": format!("i-{nth:03}"), "labels": { "slow": "1" } });
     let events: Vec<_> = (0..500).map(event).collect();
-    host.write("POST", "/v1/events", &serde_json::json!(events).to_string());
+    host.send_as_writer("POST", "/v1/events", &serde_json::json!(events).to_string());
     host.until("/v1/instances/i-499/usage", |usage| usage.status == 200);
     host
 }
@@ -257,7 +257,7 @@ fn assert_slow_reader_skips_to_newest(version: &str) {
     };
     host.until("/metrics", |metrics| dropped(&metrics.body) > 100.0);
     let mut quick = host.stream("/v1/stream?instance=i-000&instance=i-499");
-    (0..6).for_each(|_| assert_eq!(quick.told().0, "usage"));
+    (0..6).for_each(|_| assert_eq!(quick.next_event().0, "usage"));
     // It begins to take more: in order, and between two samples as many are missing as it is told.
     let text = read_until(&mut socket, |text| {
         text.split_once("event: lagged").is_some_and(|(_, after)| after.matches("\n\n").count() > 500)
@@ -288,7 +288,7 @@ fn unread_streams_of_one_peer_use_little_memory_and_cost_another_peer_no_sample(
     host.until("/metrics", |metrics| metrics.body.contains(&open));
     let (mut seen, mut rounds) = (0, std::collections::BTreeMap::<String, u32>::new());
     while rounds.values().min().is_none_or(|least| *least < 30) || rounds.len() < 500 {
-        let (what, event, data) = modest.told();
+        let (what, event, data) = modest.next_event();
         assert_eq!(what, "usage", "{data}");
         let sequence: u64 = event.split_once('-').unwrap().1.parse().unwrap();
         assert!(sequence > seen);
@@ -333,7 +333,7 @@ fn a_thousand_streams_of_one_instance_receive_the_same_samples() {
     let from = host.get("/v1/instances/count/usage").json()["value"].as_u64().unwrap() + 1;
     let expected: Vec<u64> = (from..from + 5).collect();
     for stream in &mut streams {
-        let counts = std::iter::repeat_with(|| stream.sample()["value"].as_u64().unwrap());
+        let counts = std::iter::repeat_with(|| stream.next_sample()["value"].as_u64().unwrap());
         let seen: Vec<u64> = counts.skip_while(|count| *count < from).take(5).collect();
         assert_eq!(seen, expected);
     }
@@ -381,7 +381,7 @@ fn a_stream_may_be_the_last_of_several_pipelined_requests() {
 fn streams_end_with_a_last_chunk_when_the_host_stops() {
     let mut host = host_with_counter();
     let mut stream = open(&host, "count");
-    stream.sample();
+    stream.next_sample();
     host.signal("TERM");
     while stream.next().is_some() {}
     assert_eq!(host.stop(), 0);

@@ -17,18 +17,18 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-struct Secure {
+struct TlsHost {
     host: Host,
     certificate: CertificateDer<'static>,
     files: TempDir,
 }
 
-fn tls_host() -> Secure {
+fn tls_host() -> TlsHost {
     tls_host_with("")
 }
 
 /// `more`: keys of `[tls]`; `{}` in it is the folder of its files.
-fn tls_host_with(more: &str) -> Secure {
+fn tls_host_with(more: &str) -> TlsHost {
     let files = TempDir::new().unwrap();
     let certificate = write_certificate(&files, "localhost");
     let here = files.path().display().to_string();
@@ -36,7 +36,7 @@ fn tls_host_with(more: &str) -> Secure {
         "poll.interval = '100ms'\n[[instances]]\nid = 'count'\n[tls]\ncert = '{here}/cert.pem'\nkey = '{here}/key.pem'\n{}",
         more.replace("{}", &here)
     );
-    Secure { host: Host::start(&config, &[("verbs", verbs())]), certificate, files }
+    TlsHost { host: Host::start(&config, &[("verbs", verbs())]), certificate, files }
 }
 
 /// Puts a certificate for a name, and its key, where a host looks for its own.
@@ -67,7 +67,7 @@ fn make_client_authority(files: &TempDir, name: &str) {
 }
 
 /// What `openssl s_client` says and hears, of one request.
-fn request_by_openssl(Secure { host, .. }: &Secure, request: &str, args: &[&str]) -> String {
+fn request_by_openssl(TlsHost { host, .. }: &TlsHost, request: &str, args: &[&str]) -> String {
     let mut child = Command::new("openssl")
         .args(["s_client", "-connect", &host.address, "-servername", "localhost", "-ign_eof"])
         .args(args)
@@ -83,13 +83,13 @@ fn request_by_openssl(Secure { host, .. }: &Secure, request: &str, args: &[&str]
     String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr)
 }
 
-async fn connect(secure: &Secure, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+async fn connect(secure: &TlsHost, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
     connect_from(Ipv4Addr::LOCALHOST, secure, protocols).await
 }
 
 /// From an address of this machine: one host sees each as a peer of its own.
-async fn connect_from(from: Ipv4Addr, secure: &Secure, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
-    let Secure { host, certificate, .. } = secure;
+async fn connect_from(from: Ipv4Addr, secure: &TlsHost, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    let TlsHost { host, certificate, .. } = secure;
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
@@ -249,7 +249,7 @@ fn host_names_of_the_certificate_are_accepted_and_others_get_421() {
     write_certificate(&files, "*.metrics.example.com");
     let here = files.path().display().to_string();
     let host = Host::start(&format!("tls = {{ cert = '{here}/cert.pem', key = '{here}/key.pem' }}\n"), &[]);
-    let secure = Secure { host, certificate: CertificateDer::from(Vec::new()), files };
+    let secure = TlsHost { host, certificate: CertificateDer::from(Vec::new()), files };
     let ask = |name: &str| request_by_openssl(&secure, &format!("GET https://{name}/health"), &[]);
     assert!(ask("fra1.metrics.example.com").contains("HTTP/1.1 200"));
     assert!(ask("evil.example").contains("HTTP/1.1 421"));

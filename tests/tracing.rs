@@ -87,9 +87,9 @@ fn streams_and_uploads_work_with_tracing_and_have_spans() {
     let collector = Collector::start();
     let host = host_with_tracing(&collector, "", &["version"]);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
-    assert_eq!(stream.sample()["value"], 1);
-    assert_eq!(host.ordered("PUT", "/v1/plugins/more", verbs()).status, 202);
-    stream.sample();
+    assert_eq!(stream.next_sample()["value"], 1);
+    assert_eq!(host.send_as_admin("PUT", "/v1/plugins/more", verbs()).status, 202);
+    stream.next_sample();
     let spans = collector.until(|spans| spans.iter().any(|span| span.name == "PUT /v1/plugins/{name}"));
     assert!(spans.iter().any(|span| span.name == "GET /v1/instances/{id}/usage/stream"), "it ends with its head");
 }
@@ -158,7 +158,7 @@ fn the_log_has_the_requested_format_and_level() {
     command.args(["--log-level", "error"]).env("DROPSONDE_LOG", "debug");
     let quiet = Host::start_as(command, config, &[("verbs", verbs())]);
     quiet.until("/v1/instances/flood/usage", |usage| usage.status == 200);
-    assert_eq!(quiet.last_words(), "", "what is said counts more than the environment");
+    assert_eq!(quiet.stop_and_read_log(), "", "what is said counts more than the environment");
 }
 
 #[test]

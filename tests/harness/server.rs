@@ -6,18 +6,18 @@ use std::time::Duration;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// An HTTP server that answers each path in another way. It ends with the test run.
-pub(crate) struct Server {
+pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
 }
 
-impl Server {
+impl TestServer {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 // An error means that the client closed the connection.
-                std::thread::spawn(move || answer(stream).ok());
+                std::thread::spawn(move || respond(stream).ok());
             }
         });
         Self { address }
@@ -49,7 +49,7 @@ impl Server {
     }
 }
 
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+fn respond(mut stream: TcpStream) -> std::io::Result<()> {
     let mut request = BufReader::new(stream.try_clone()?).lines();
     let first = request.next().transpose()?.unwrap_or_default();
     while request.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
