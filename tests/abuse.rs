@@ -1,4 +1,4 @@
-//! What nobody should send: the host stays well, and says what is wrong.
+//! Malformed, oversized, slow and hostile requests: the host refuses them with a reason and stays healthy.
 
 use crate::harness::{Host, request, verbs};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -12,7 +12,7 @@ fn connect(host: &Host) -> TcpStream {
     socket
 }
 
-/// All that comes until the other end closes.
+/// Reads until the other end closes the connection.
 fn read_to_end_of_connection(socket: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     match socket.read_to_end(&mut answer) {
@@ -36,12 +36,12 @@ fn statuses(answers: &str) -> Vec<u16> {
     heads.map(|(at, head)| answers[at + head.len()..][..3].parse().unwrap()).collect()
 }
 
-/// Waits until the host is well: a busy machine may be late for a few ticks.
+/// Waits until the host is healthy: a busy machine may be late for a few ticks.
 fn wait_until_healthy(host: &Host) {
     host.until("/health", |health| health.json()["status"] == "healthy");
 }
 
-/// Sends a byte every so often, until the other end has enough.
+/// Sends `begin` and then a byte every 20 ms, until the host closes the connection. Returns the response.
 fn send_byte_by_byte(socket: &mut TcpStream, begin: &str) -> String {
     socket.write_all(begin.as_bytes()).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -101,7 +101,7 @@ fn a_client_that_never_reads_its_responses_is_disconnected() {
     wait_until_healthy(&host);
 }
 
-/// Whether the host has a connection from this port.
+/// Returns whether the host has a connection from this port.
 fn has_connection_from(host: &Host, port: u16) -> bool {
     let own: u16 = host.address.rsplit(':').next().unwrap().parse().unwrap();
     let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", host.pid())).unwrap();

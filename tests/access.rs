@@ -1,4 +1,4 @@
-//! Who may do what, and what is written down of it.
+//! Tokens, logins and the audit log.
 
 use crate::harness::{Host, Response, dropsonde, request, run, send};
 use serde_json::json;
@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
-/// A host that wants a token from readers, too.
+/// Starts a host that requires a token from readers, too.
 fn host_with_read_token() -> Host {
     Host::start("poll.interval = '100ms'\nauth.read_token_file = '{}/data/read.token'\n", &[])
 }

@@ -1,9 +1,9 @@
-//! What the API says of itself, and whether that is so.
+//! The OpenAPI document, and whether the host responds as it says.
 
 use crate::harness::{Host, verbs, workspace};
 use std::process::{Command, Output};
 
-/// A program of the tests' own, as `cargo dev setup` installs it.
+/// Returns the command for a Python program that `cargo dev setup` installs.
 fn installed_program(program: &str) -> Command {
     Command::new(workspace().join("target/schemathesis/bin").join(program))
 }

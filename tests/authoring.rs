@@ -3,8 +3,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The binary with the languages' tools that `cargo dev setup` installs, and places of its own that stay: a crate outside
-/// the workspace does not share what was built inside.
+/// Returns the command for the binary with the language tools that `cargo dev setup` installs. Its target and cache
+/// folders are its own and stay: a crate outside the workspace does not share what was built inside.
 fn author_command() -> Command {
     let target = dropsonde_builder::Crate::at(&workspace().join("host")).unwrap().target_dir().to_owned();
     let tools = [target.join("languages/python/bin"), target.join("languages/js/node_modules/.bin")];
@@ -18,14 +18,15 @@ fn author_command() -> Command {
     command
 }
 
-/// Runs a command of an author that goes well; what it prints.
+/// Runs a `plugin` command that must succeed. Returns its standard output.
 fn run_plugin_command(arguments: &[&str], at: &Path) -> String {
     let (code, out, error) = run(author_command().arg("plugin").args(arguments).current_dir(at));
     assert_eq!(code, 0, "{arguments:?}: {out}{error}");
     out
 }
 
-/// Makes a plugin, tests it as it is, and returns its component. Its name is its own: Rust ones share a target directory.
+/// Makes a plugin from a template, runs its own test, and returns its component. Each plugin has a name of its own:
+/// Rust ones share a target directory.
 fn new_plugin_component(folder: &Path, language: &str, kind: &str) -> PathBuf {
     let name = format!("my-{language}-{kind}");
     run_plugin_command(&["new", &name, "--lang", language, "--kind", kind], folder);
@@ -34,7 +35,7 @@ fn new_plugin_component(folder: &Path, language: &str, kind: &str) -> PathBuf {
     folder.join(&name).join(&name).with_extension("wasm")
 }
 
-/// Runs a component that is not granted what it reads: it is told so in the same words in every language.
+/// Runs a component without its grant: the error has the same words in every language.
 fn assert_missing_grant_is_named(component: &Path) {
     let (code, out, error) = run(author_command().args(["plugin", "run", "--instance", "host"]).arg(component));
     assert!(code == 1 && error.ends_with(&format!("{NOT_GRANTED}\n")), "{out}{error}");
@@ -42,7 +43,7 @@ fn assert_missing_grant_is_named(component: &Path) {
 
 const NOT_GRANTED: &str = r#"denied: /proc/loadavg is not granted; add read = ["/proc/loadavg"]"#;
 
-/// From nothing to a sample in a running host, with what the commands say alone.
+/// Makes a plugin and runs it in a host, following only the output of the commands. Returns the host.
 fn sample_with_new_plugin(language: &str) -> Host {
     let folder = tempfile::tempdir().unwrap();
     let component = new_plugin_component(folder.path(), language, "sampler");
@@ -129,7 +130,7 @@ fn the_example_plugins_build_pass_their_tests_and_sample_this_machine() {
     }
 }
 
-/// Without what was built in it.
+/// Copies a folder without its components.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -251,7 +252,7 @@ fn plugin_bench_reports_call_times_cpu_times_and_memory() {
     assert_eq!(report["limits"], limits);
 }
 
-/// A block below a page's heading.
+/// Returns the first code block of a language below a heading of a page.
 fn code_block_below(page: &str, heading: &str, language: &str) -> String {
     let page = fs::read_to_string(workspace().join(page)).unwrap();
     let below = page.split(heading).nth(1).expect("the page has the heading");
@@ -259,7 +260,7 @@ fn code_block_below(page: &str, heading: &str, language: &str) -> String {
     below.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned()
 }
 
-/// A block of the handbook's page about plugins.
+/// Returns a code block of the handbook's page about plugins.
 fn handbook_block(language: &str) -> String {
     code_block_below("host/docs/plugins.md", "## Your first plugin in three languages", language)
 }
@@ -294,7 +295,7 @@ fn the_plugins_of_the_readme_and_handbook_build_and_sample_in_every_language() {
     }
 }
 
-/// An exception nobody catches ends the call and the instance of the plugin, and is a gap with its reason all the same.
+/// Checks that an uncaught exception, which ends the plugin's instance, is only a gap with its reason.
 fn assert_missing_grant_does_not_quarantine(component: &[u8]) {
     let config =
         "poll.interval = '100ms'\n[plugins.load]\nshare_instances = true\n[plugins.load.limits]\nfailures = 3\n";

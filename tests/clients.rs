@@ -1,4 +1,4 @@
-//! A greedy peer beside a modest one: what all share is shared.
+//! Limits per peer: a greedy peer beside a modest one.
 
 use crate::harness::{connect_from, request, send, stream, verbs};
 use dropsonde::config::{Config, Size};
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// Points of `big`, a second apart.
+/// Number of points of `big`, a second apart.
 const POINTS: i64 = 1000;
 
-/// One with an instance of very many fields.
+/// Starts a host with an instance of 256 fields.
 async fn host_with_big_instance(change: impl FnOnce(&mut Config)) -> Host {
     let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
     config.store.memory_only = true;
@@ -32,14 +32,14 @@ async fn host_with_big_instance(change: impl FnOnce(&mut Config)) -> Host {
     host
 }
 
-/// As many sockets as may be.
+/// Raises the limit of open files to its maximum.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
-/// Asks for something, and reads the first of the answer.
+/// Sends a request from the greedy peer, and reads the beginning of the response.
 fn send_and_read_head(address: &str, path: &str) -> (TcpStream, String) {
     let mut socket = connect_from(GREEDY, address);
     write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
@@ -49,7 +49,8 @@ fn send_and_read_head(address: &str, path: &str) -> (TcpStream, String) {
     (socket, String::from_utf8_lossy(&head).into_owned())
 }
 
-/// Returns an answer, also one in pieces. The memory of the answer before may be given back a moment after it was read.
+/// Returns the JSON of a response, also one in chunks. Repeats the request while the host refuses it with 429: the
+/// memory of the response before may be given back a moment after it was read.
 fn get_json_once_admitted(address: &str, path: &str) -> serde_json::Value {
     let answers = std::iter::repeat_with(|| stream(address, path, ""));
     let answer = answers.take(1000).find(|answer| answer.head.status != 429).unwrap();
@@ -169,7 +170,8 @@ async fn unfinished_request_bodies_of_one_peer_leave_memory_to_other_peers() {
     host.stop().await;
 }
 
-/// Fifteen hundred instances every 100 ms, and one that counts. As many streams of all, of one peer, and none of them read.
+/// Starts a host with 1500 instances every 100 ms and one that counts, and opens as many streams of all of them from
+/// one peer, without reading any.
 fn host_with_1500_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
     let config = "poll.interval = '100ms'\npoll.discover_interval = '1h'\n\
                   [[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\nlimits = { deadline = '10s' }\n\
@@ -196,7 +198,7 @@ fn unread_http_1_0_streams_of_one_peer_delay_no_other_peer_and_health_names_that
     assert_unread_streams_delay_no_other_peer("HTTP/1.0");
 }
 
-/// Reads what comes on some sockets, until the other end is gone or all are over.
+/// Reads some sockets until the other end has closed all of them.
 fn read_all(mut sockets: Vec<TcpStream>) {
     sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
     let mut piece = vec![0; 64 << 10];
@@ -219,7 +221,7 @@ fn many_http_1_0_streams_read_by_one_peer_cost_another_peer_no_sample() {
     reading.join().unwrap();
 }
 
-/// A modest stream has each sample, whenever it comes.
+/// Checks that a modest stream has each of 50 samples.
 fn assert_no_sample_is_missed(modest: &mut crate::harness::EventStream) {
     let (_, _, first) = modest.next_event();
     let first = first["value"].as_u64().unwrap();
@@ -244,7 +246,7 @@ fn assert_unread_streams_delay_no_other_peer(version: &str) {
     drop(unread);
 }
 
-/// Has very many fields, all of which are on its page.
+/// A sampler with 200 fields, all of which are on its page.
 struct WideSampler(String);
 
 impl Sampler for WideSampler {

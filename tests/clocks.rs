@@ -7,7 +7,7 @@ const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 const YEAR_MS: i64 = 365 * DAY_MS;
 
-/// The times of all that `store export` finds of an instance.
+/// Returns the times of all samples that `store export` finds.
 fn exported_times(host: &Host) -> Vec<String> {
     let mut command = crate::harness::dropsonde();
     command.args(["store", "export", "--format", "csv", "--instance", "ok", "--data"]).arg(host.data());
@@ -16,7 +16,7 @@ fn exported_times(host: &Host) -> Vec<String> {
     out.lines().skip(1).map(|line| line.split(',').next().unwrap().to_owned()).collect()
 }
 
-/// The tenths of seconds around a time in which a range has something.
+/// Returns the times of the samples within a minute of a time, in buckets of 100 ms.
 fn sample_times_around(host: &Host, now_ms: i64) -> Vec<String> {
     let (since, until) = ((now_ms - 60_000) / 1000, (now_ms + 60_000) / 1000);
     let path = format!("/v1/instances/ok/usage/range?since={since}&until={until}&resolution=100ms");
@@ -28,7 +28,7 @@ fn now_ms() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64
 }
 
-/// Waits until so many more samples were published than there were.
+/// Waits until `more` further samples were published.
 fn until_published(host: &Host, more: u64) {
     let published = |metrics: &str| {
         let line =
@@ -39,7 +39,7 @@ fn until_published(host: &Host, more: u64) {
     host.until("/metrics", |metrics| published(&metrics.body) >= before + more);
 }
 
-/// Starts with a clock that is wrong, then right; what was recorded, by which clock, is there in the end.
+/// Starts with a wrong clock and sets it right: samples recorded by either clock are there in the end.
 fn no_sample_is_lost_after_a_start_with_the_clock_off_by(ms: i64) {
     let clock = SettableWallClock::at_real_time();
     let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);

@@ -1,15 +1,15 @@
-//! Components that take long to compile: nobody waits for them but their like.
+//! Components that take long to compile delay only each other.
 
 use crate::harness::{Host, components, verbs, verbs_version, wait_until};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// A component that takes minutes to compile, another for each number.
+/// Returns a component that takes minutes to compile, another for each number.
 fn very_slow_component(nth: usize) -> Vec<u8> {
     components::slow_to_compile(60_000 + nth)
 }
 
-/// The processes a host compiles in.
+/// Returns the ids of a host's compiler processes.
 fn compiler_pids(host: &Host) -> Vec<u32> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let compiles = |pid: &u32| {

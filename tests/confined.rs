@@ -1,4 +1,4 @@
-//! Where people run it: under the filters and limits that service managers, containers and older kernels set.
+//! Hosts under the filters and limits that service managers, containers and older kernels set.
 
 use crate::harness::{Host, Response, components, connect_from, run, verbs, workspace};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -7,14 +7,14 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// System calls that every architecture has under these numbers.
+/// System call numbers that are the same on every architecture.
 const CLONE3: i64 = 435;
 const OPENAT2: i64 = 437;
 
 const ENOSYS: u32 = 38;
 const EPERM: u32 = 1;
 
-/// Starts hosts on a thread whose children have these filters, the last one set first.
+/// Calls `start` on a thread whose child processes have these filters, the last one set first.
 fn with_filters<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let filtered = scope.spawn(move || {
@@ -25,7 +25,7 @@ fn with_filters<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + S
     })
 }
 
-/// Answers some system calls with an error.
+/// Returns a filter that makes some system calls fail with an error.
 fn errno_filter(calls: &[i64], errno: u32) -> BpfProgram {
     let filter = SeccompFilter::new(
         calls.iter().map(|call| (*call, Vec::new())).collect(),
@@ -40,7 +40,7 @@ fn where_openat2_fails_with<T: Send>(errno: u32, start: impl FnOnce() -> T + Sen
     with_filters(vec![errno_filter(&[OPENAT2], errno)], start)
 }
 
-/// The filter of `SystemCallFilter=` for some of systemd's groups, with `SystemCallErrorNumber=EPERM`.
+/// Returns the filter of `SystemCallFilter=` for some of systemd's groups, with `SystemCallErrorNumber=EPERM`.
 fn allow_filter(groups: &[&str]) -> BpfProgram {
     let (mut calls, mut known) = (BTreeSet::new(), BTreeSet::new());
     let mut ahead: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
@@ -75,20 +75,20 @@ fn systemd_analyze() -> Command {
     Command::new("systemd-analyze")
 }
 
-/// The unit as it is shipped, but for where the binary is.
+/// Returns the shipped unit with the path of the tested binary.
 fn systemd_unit() -> String {
     let unit = std::fs::read_to_string(workspace().join("host/systemd/dropsonde.service")).unwrap();
     unit.replace("/usr/local/bin/dropsonde", env!("CARGO_BIN_EXE_dropsonde"))
 }
 
-/// The value of a setting of the unit.
+/// Returns the value of a setting of the unit.
 fn unit_setting(name: &str) -> String {
     let unit = systemd_unit();
     let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("{name} is not in the unit")).to_owned()
 }
 
-/// The binary by a script that may mount what nobody else sees.
+/// Returns the command for the binary in a mount namespace of its own, started by a script.
 fn with_mounts(script: &str) -> Command {
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
@@ -98,7 +98,7 @@ fn with_mounts(script: &str) -> Command {
     command
 }
 
-/// The binary under limits of the shell's `ulimit`.
+/// Returns the command for the binary under a limit of the shell's `ulimit`.
 fn with_ulimit(limit: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!(r#"ulimit {limit} && exec "$0" "$@""#), env!("CARGO_BIN_EXE_dropsonde")]);
@@ -310,7 +310,7 @@ fn a_plugin_that_needs_more_than_the_file_size_limit_fails_and_names_it() {
     );
 }
 
-/// Unread answers and streams, of several peers.
+/// Opens connections of several peers whose responses and streams nobody reads.
 fn open_unread_connections(address: &str, each: usize) -> Vec<std::net::TcpStream> {
     use std::io::Write as _;
     let paths = ["/v1/instances", "/metrics", "/v1/stream", "/v1/usage/range?range=1h&label=kind%3Dflock", "/v1/usage"];

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Reads its own number of every instance but `odd`; another name is another behaviour.
+/// A sampler that reads its own number for every instance but `odd`; some names of instances behave otherwise.
 struct NumberSampler {
     name: &'static str,
     number: f64,
@@ -44,7 +44,7 @@ impl Sampler for NumberSampler {
     }
 }
 
-/// One that forgets most of what it was asked.
+/// A sampler that returns one value, however many instances were asked for.
 struct ForgetfulSampler;
 
 impl Sampler for ForgetfulSampler {
@@ -85,7 +85,7 @@ fn config() -> Config {
     config
 }
 
-/// Without plugins: those are compiled by the same program, and this one runs tests.
+/// Returns a builder without plugins: the same program compiles those, and this one runs tests.
 fn builder() -> dropsonde::host::HostBuilder {
     Host::builder().config(config()).without_plugins()
 }
@@ -95,7 +95,7 @@ async fn get(host: &Host, path: &str) -> crate::harness::Response {
     tokio::task::spawn_blocking(move || request(&address, "GET", &path, "")).await.unwrap()
 }
 
-/// The next sample's number.
+/// Returns the number of the next sample.
 async fn next_number(host: &Host, instance: &str) -> f64 {
     let mut watch = host.service().watch(Selection::One(id(instance))).unwrap();
     match watch.next().await.unwrap() {
@@ -254,7 +254,7 @@ async fn native_samplers_with_invalid_or_duplicate_names_are_refused() {
     }
 }
 
-/// `cargo test` builds them, unless it is told `--test`.
+/// Runs an example. `cargo test` builds the examples, unless it is given `--test`.
 fn run_example(name: &str) -> String {
     let tests = std::env::current_exe().unwrap();
     let example: PathBuf = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
@@ -275,7 +275,7 @@ fn the_examples_run_and_print_their_results() {
     assert!(history.contains("[\"example.org\"]") && history.contains("1 hour: 61 points"), "{history}");
 }
 
-/// What becomes of an instance, minute by minute, in the host's own time: none of it is waited for.
+/// Checks minute by minute, in the host's own paused time.
 #[tokio::test(start_paused = true)]
 async fn an_instance_gains_six_samples_a_minute_only_while_it_is_tracked() {
     const NOON: i64 = 1_763_812_800_000;

@@ -1,4 +1,4 @@
-//! What strangers reach: other machines, other sites' pages, other names.
+//! Other machines, other sites' pages and other host names: what they can reach.
 
 use crate::harness::{Host, dropsonde, request, run};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 
-/// One request as it is written, and the whole answer.
+/// Sends a request as it is written, and returns the whole response.
 fn send_raw(address: &str, request: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.write_all(request.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! Folders that cannot be read, or go away, while the host runs or before it starts: it says so, and uses them once it can.
+//! Folders that are unreadable or missing: the host says so, and uses them once it can.
 
 use crate::harness::{Host, Response, dropsonde, verbs};
 use std::fs::{self, Permissions};
@@ -11,7 +11,7 @@ const CONFIG: &str = "poll.interval = '100ms'\npoll.discover_interval = '1s'\n[s
 
 const RANGE: &str = "/v1/instances/ok/usage/range?range=10m&resolution=100ms";
 
-/// A host as a user without capabilities runs it: permissions count for it, also where the tests run as root.
+/// Returns the command for a host without capabilities: permissions count for it, also where the tests run as root.
 fn without_capabilities() -> Command {
     if !rustix::process::geteuid().is_root() {
         return dropsonde();
@@ -72,7 +72,7 @@ fn a_host_starts_with_an_unreadable_data_folder_and_uses_it_once_it_is_readable(
     }
 }
 
-/// Samples on disk, of a host that has ended.
+/// Returns the number of samples on disk, of a host that has ended.
 fn sample_count_after_start(host: &Host) -> usize {
     let host = host.start_again();
     let before = sample_count(&host);

@@ -1,11 +1,11 @@
-//! What a plugin may see of the world: what the operator says, and nothing else.
+//! Grants: plugins see only what the operator granted.
 
 use crate::harness::{Host, Response, TestServer, dropsonde, verbs};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
 
-/// Plugins of the one guest, each with an instance of its own name and a section of its own: configuration and grants.
+/// Starts a host with plugins of the one guest, each with a section of its own.
 fn host_with_sections(verb: &str, sections: &[(&str, String)]) -> Host {
     host_with_sections_as(dropsonde(), verb, sections)
 }
@@ -20,7 +20,7 @@ fn host_with_sections_as(command: Command, verb: &str, sections: &[(&str, String
     Host::start_as(command, &config, &plugins)
 }
 
-/// What a plugin's sample gave, or why it gave nothing. That a busy machine was late is neither.
+/// Waits for a plugin's value or failure, and returns it. Being late on a busy machine is neither.
 fn outcome(host: &Host, plugin: &str) -> Result<f64, String> {
     let sampler = format!("sampler=\"{plugin}\"");
     let is_late = |reason: &str| reason.contains("no answer in time") || reason.contains("longer than its deadline");
@@ -33,7 +33,7 @@ fn outcome(host: &Host, plugin: &str) -> Result<f64, String> {
     outcome.unwrap()
 }
 
-/// Of the last failure on a plugin's page.
+/// Returns the reason of the last failure on a plugin's page.
 fn reason(page: &Response) -> Option<String> {
     page.json()["last_failure"]["reason"].as_str().map(str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! The README and the handbook: links that lead somewhere, every key of the configuration, and configurations that work.
+//! The README and the handbook: their links, configuration keys and configurations.
 
 use crate::harness::{Host, dropsonde, run, verbs, workspace};
 use dropsonde::config::{Change, Config};
@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// One screen, and a little.
+/// Longest README: a little more than one screen.
 const README_LINES: usize = 150;
 
-/// A page that is longer is two.
+/// Longest page of the handbook.
 const PAGE_LINES: usize = 200;
 
-/// A table's row about a configuration key.
+/// A row about a configuration key in the table of the handbook.
 #[derive(Debug)]
 struct ConfigurationRow {
     default: String,
@@ -27,13 +27,13 @@ fn handbook() -> PathBuf {
     workspace().join("host/docs")
 }
 
-/// The README and the handbook's pages.
+/// Returns the paths of the README and the handbook's pages.
 fn pages() -> Vec<PathBuf> {
     let files = fs::read_dir(handbook()).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).chain([readme()]).collect()
 }
 
-/// Lines outside of code blocks.
+/// Returns the lines outside of code blocks.
 fn prose(page: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     page.lines().filter(move |line| {
@@ -43,20 +43,20 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The code blocks of a language.
+/// Returns the code blocks of a language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let begin = format!("```{language}\n");
     let block = |rest: &str| rest.split("```").next().unwrap().to_owned();
     page.split(&begin).skip(1).map(block).collect()
 }
 
-/// The targets of a page's links.
+/// Returns the targets of a page's links.
 fn links(page: &str) -> Vec<String> {
     let targets = prose(page).flat_map(|line| line.split("](").skip(1));
     targets.map(|rest| rest.split(')').next().unwrap().to_owned()).collect()
 }
 
-/// What a link to a heading has behind its `#`.
+/// Returns the anchors of a page's headings.
 fn anchors(page: &str) -> BTreeSet<String> {
     let headings = prose(page).filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
@@ -94,7 +94,7 @@ fn the_readme_is_short_and_links_every_page_and_each_page_begins_with_its_purpos
     }
 }
 
-/// The binary's error about a configuration.
+/// Returns the error of `serve --check` about a configuration.
 fn check_error(folder: &Path, config: &str) -> String {
     let file = folder.join("dropsonde.toml");
     fs::write(&file, config).unwrap();
@@ -103,8 +103,8 @@ fn check_error(folder: &Path, config: &str) -> String {
     error
 }
 
-/// Keys below a section, as the binary lists them when it is asked for one that is none; `None` when the section is not a
-/// section, or takes any key.
+/// Returns the keys of a section, as the error about an unknown key lists them; `None` when it is no section or takes
+/// any key.
 fn keys_in_section(folder: &Path, section: &str) -> Option<Vec<String>> {
     let header = match section {
         "" => String::new(),
@@ -117,7 +117,7 @@ fn keys_in_section(folder: &Path, section: &str) -> Option<Vec<String>> {
     Some(expected.split('`').skip(1).step_by(2).map(str::to_owned).collect())
 }
 
-/// Every key that the binary takes.
+/// Returns every key that the binary accepts.
 fn binary_keys() -> BTreeSet<String> {
     let folder = tempfile::tempdir().unwrap();
     let mut keys = BTreeSet::new();
@@ -137,7 +137,7 @@ fn binary_keys() -> BTreeSet<String> {
     keys
 }
 
-/// The rows of the page about the configuration, by key.
+/// Returns the rows of the configuration page, by key.
 fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
     let page = fs::read_to_string(handbook().join("configuration.md")).unwrap();
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
@@ -153,7 +153,7 @@ fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
     rows.map(row).collect()
 }
 
-/// A configuration with one key, written as the page writes it.
+/// Parses a configuration with one key, written as the page writes it.
 fn config_with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
     let line = match key.strip_prefix("instances[].") {
         Some("id") => format!("[[instances]]\nid = {value}\n"),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 const OK: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
 
-/// The times of all samples of an instance, each in a bucket of its own; as texts that sort as times do.
+/// Returns the times of all samples of an instance, each in a bucket of its own; as texts that sort as times do.
 fn sample_times(host: &Host, instance: &str) -> Vec<String> {
     let range = host.get(&format!("/v1/instances/{instance}/usage/range?range=5m&resolution=50ms"));
     let samples = range.json();
@@ -100,7 +100,7 @@ fn flush_count(host: &Host) -> u64 {
     flushes.unwrap().parse::<f64>().unwrap() as u64
 }
 
-/// What is tracked, and how: by id, without what plugins discover.
+/// Returns the instances with ids that begin with `i-`, without the times of their last samples.
 fn tracked_instances(host: &Host) -> Vec<serde_json::Value> {
     let all = host.get("/v1/instances").json();
     let own = all.as_array().unwrap().iter().filter(|one| one["id"].as_str().unwrap().starts_with("i-")).cloned();

@@ -1,16 +1,16 @@
-//! Plugins that try: each comes to its own end, and a healthy neighbour misses nothing.
+//! Plugins that misbehave: each fails with its own reason, and a healthy plugin beside it misses no tick.
 
 use crate::harness::{Host, components, verbs};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-/// Longer than a busy machine holds anybody up.
+/// Longer than a busy machine delays anything.
 const INTERVAL_MS: i64 = 500;
 
-/// A host in which each verb has a plugin of its own, named after it, beside a healthy `good`. They have time enough to
-/// get to their own ends on a busy machine.
-/// What is said after a verb is of its plugin's section.
+/// Starts a host in which each verb has a plugin of its own, named after it, beside a healthy `good`. Their intervals
+/// are long enough to reach their own ends on a busy machine. The second part of each pair goes into the
+/// plugin's section.
 fn host_with_healthy_plugin(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[u8])]) -> Host {
     let mut config =
         format!("poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n{more}");
@@ -29,7 +29,7 @@ fn last_failure_reason(host: &Host, plugin: &str) -> String {
     page["last_failure"]["reason"].as_str().unwrap().to_owned()
 }
 
-/// The healthy plugin's samples come one interval after the other, and everything answers.
+/// Checks that the healthy plugin's samples come one interval after the other, and that the host responds.
 fn assert_healthy(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
@@ -276,7 +276,7 @@ fn a_stopping_host_does_not_wait_for_plugin_calls_that_never_return() {
     assert_eq!(host.stop(), 0);
 }
 
-/// What the host itself had at most in memory.
+/// Returns the peak of the host's resident memory.
 fn peak_memory_mb(host: &Host) -> u64 {
     let status = std::fs::read_to_string(Path::new("/proc").join(host.pid().to_string()).join("status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 const FAST: &str = "poll.interval = '100ms'\n";
 
-/// Two instances, one with a label.
+/// Starts a host with two instances, one of them with a label.
 fn host() -> Host {
     let config = format!(
         "{FAST}labels = {{ site = 'fra1' }}\n[plugins.procfs]\ninterval = '100ms'\nconfig = {{ top = 0 }}\n\

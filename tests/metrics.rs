@@ -15,7 +15,7 @@ fn host() -> Host {
     host
 }
 
-/// Prometheus' own linter: from Debian's package, unpacked by `cargo dev setup`, or from the PATH.
+/// Returns the output of Prometheus' linter: from Debian's package, unpacked by `cargo dev setup`, or from the PATH.
 pub(crate) fn promtool(exposition: &str) -> String {
     let child = prometheus_tool("promtool")
         .args(["check", "metrics"])
@@ -29,14 +29,14 @@ pub(crate) fn promtool(exposition: &str) -> String {
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
 }
 
-/// A host with instances whose ids are verbs, polled ten times a second.
+/// Starts a host with instances whose ids are verbs, polled ten times a second.
 fn host_with_instances(verbs_done: &[&str]) -> Host {
     let instances: String =
         verbs_done.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
     Host::start(&format!("poll.interval = '100ms'\n{instances}"), &[("verbs", verbs())])
 }
 
-/// Everything, in OpenMetrics, once there is what is wanted.
+/// Waits until the families are as wanted, and returns all of them, from OpenMetrics.
 fn families(host: &Host, wanted: impl Fn(&[Family]) -> bool) -> Vec<Family> {
     let mut families = Vec::new();
     host.until_with("/metrics", "Accept: application/openmetrics-text\r\n", |metrics| {

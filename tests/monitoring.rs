@@ -1,4 +1,4 @@
-//! The alerts and the dashboard for the host itself are about metrics that it has.
+//! The alerts and the dashboard use metrics that the host has.
 
 use crate::harness::{Host, app, prometheus_tool, verbs, workspace};
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ fn the_alert_rules_are_valid_and_pass_their_promtool_tests() {
     run_in_monitoring_folder(prometheus_tool("promtool").args(["test", "rules", "alerts_test.yml"]));
 }
 
-/// What looks like a metric of the host's in a text.
+/// Returns the words of a text that look like metrics of the host.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c: char| !is_part(c)).filter(|word| word.starts_with("dropsonde_"));
@@ -30,7 +30,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     words.map(stem).collect()
 }
 
-/// Whatever the host can show: what it registers by name, and what it shows when asked.
+/// Returns the metrics that the host can expose: those it registers by name, and those of a scrape.
 fn exposed_metrics() -> BTreeSet<String> {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'panic'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs()), ("app", app())]);

@@ -1,4 +1,4 @@
-//! What operators do by mistake: the host says so, and goes on once it is mended.
+//! Mistakes of operators: the host reports them, and continues once they are corrected.
 
 use crate::harness::{Host, Response, components, connect_from, dropsonde, request, run, verbs};
 use std::fs;

@@ -1,4 +1,4 @@
-//! The host about itself: each family is moved by the real thing.
+//! The host's metrics about itself: each family changes when the real thing happens.
 
 use crate::harness::{Host, app, client, verbs, verbs_version};
 use dropsonde_openmetrics::strict::{self, Family};

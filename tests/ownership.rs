@@ -1,9 +1,9 @@
-//! Nobody speaks for another: an instance stays its owner's while that is away, and after it has ended.
+//! Owners of instances: an instance keeps its owner while that is away, and after it has ended.
 
 use crate::harness::{Host, Response, verbs, verbs_version};
 use serde_json::{Value, json};
 
-/// `zzz` has other fields than `aaa`: which of them recorded a sample is seen by its fields.
+/// `zzz` has other fields than `aaa`: the fields of a sample show which of them recorded it.
 const BOTH: &str = "poll.interval = '100ms'\npoll.discover_interval = '1s'\n\
                     [plugins.aaa.config]\ndiscover = ['x']\nfields = ['of_aaa', 'aaa_per_sec']\n\
                     [plugins.zzz.config]\ndiscover = ['x']\nfields = ['of_zzz', 'zzz_per_sec']\n";
@@ -16,7 +16,7 @@ fn is_ended(instance: &Response) -> bool {
     instance.status == 200 && instance.json()["state"] == "ended"
 }
 
-/// The conflict on a plugin's page, once there is one.
+/// Waits for a conflict on a plugin's page, and returns the first.
 fn first_conflict(host: &Host, plugin: &str) -> Value {
     let page = host.until(&format!("/v1/plugins/{plugin}"), |page| {
         page.status == 200 && page.json()["conflicts"].as_array().is_some_and(|conflicts| !conflicts.is_empty())
@@ -24,7 +24,7 @@ fn first_conflict(host: &Host, plugin: &str) -> Value {
     page.json()["conflicts"][0].clone()
 }
 
-/// Whether the instance's history has anything that `zzz` recorded.
+/// Returns whether the instance's history has a sample that `zzz` recorded.
 fn has_history_of_zzz(host: &Host) -> bool {
     host.get("/v1/instances/x/usage/range?range=10m&resolution=100ms").body.contains("of_zzz")
 }
@@ -47,7 +47,7 @@ fn an_ended_instance_keeps_its_owner_while_the_owners_file_is_missing_and_across
     assert!(!has_history_of_zzz(&host));
 }
 
-/// While `aaa` is away, `zzz` has a conflict, and `/health` says how an operator hands the instance over.
+/// Checks that `zzz` has a conflict while `aaa` is away, and that `/health` says how to hand the instance over.
 fn assert_zzz_is_refused(host: &Host) {
     let conflict = first_conflict(host, "zzz");
     assert_eq!((&conflict["instance"], &conflict["with"]), (&json!("x"), &json!("aaa")));

@@ -1,18 +1,18 @@
-//! Commands whose output nobody reads to its end, as of `dropsonde range host | head -1`.
+//! Commands whose output pipe is closed early, as by `dropsonde range host | head -1`.
 
 use crate::harness::{Host, dropsonde, verbs};
 use std::fs;
 use std::io::pipe;
 use std::process::{Command, Stdio};
 
-/// The writing end of a pipe whose reader has gone.
+/// Returns the writing end of a pipe whose reader has gone.
 fn closed_pipe() -> Stdio {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     writer.into()
 }
 
-/// Runs a command whose output nobody reads: it ends at once, as well as one that is read to its end.
+/// Runs a command whose standard output is closed: it must succeed without an error message.
 fn assert_succeeds_without_stdout(mut command: Command) {
     let ended = command.stdout(closed_pipe()).output().unwrap();
     let errors = String::from_utf8_lossy(&ended.stderr);
@@ -20,7 +20,7 @@ fn assert_succeeds_without_stdout(mut command: Command) {
     assert!(!errors.contains("panicked") && !errors.contains("error:"), "{command:?}: {errors}");
 }
 
-/// Runs a command whose errors nobody reads either.
+/// Runs a command whose standard output and standard error are closed.
 fn assert_succeeds_without_output(mut command: Command) {
     let ended = command.stdout(closed_pipe()).stderr(closed_pipe()).status().unwrap();
     assert_eq!(ended.code(), Some(0), "{command:?}");

@@ -1,11 +1,11 @@
-//! The bundled sampler on machines that are not a plain server: recorded ones, and this one.
+//! The bundled sampler on recorded machines, and on this one.
 
 use crate::harness::{Host, dropsonde, run, workspace};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command};
 
-/// Replays the cases of a project with the bundled sampler; whether that went well, and what it said.
+/// Replays the cases of a project with the bundled sampler. Returns the exit code and the output.
 fn replay_cases(project: &Path) -> (i32, String) {
     let (code, out, error) = run(dropsonde().args(["plugin", "test", "--file", "procfs"]).current_dir(project));
     (code, out + &error)
@@ -23,7 +23,7 @@ fn write_case(project: &Path, config: &str, expected: &str, files: &[(&str, &str
     fs::write(case.join("case.json"), json).unwrap();
 }
 
-/// A child that is never left behind.
+/// A child process that is killed when it is dropped.
 struct ChildProcess(Child);
 
 impl ChildProcess {
@@ -110,7 +110,7 @@ fn a_watched_program_stays_one_instance_while_its_processes_come_and_go() {
     host.until("/v1/instances/naps", |instance| instance.json()["state"] == "ended");
 }
 
-/// The value of a series whose line has these words in it.
+/// Returns the value of the first series whose line has these words in it.
 fn metric_value(metrics: &str, words: [&str; 2]) -> Option<f64> {
     let line = metrics.lines().find(|line| words.iter().all(|word| line.contains(word)))?;
     line.rsplit_once(' ')?.1.parse().ok()

@@ -1,7 +1,7 @@
 use crate::harness::{Host, Response, verbs};
 use serde_json::{Value, json};
 
-/// Two of a workload and one that is none of it.
+/// Starts a host with two instances of a workload and one without.
 fn host() -> Host {
     let config = "poll.interval = '100ms'\n\
                   [[instances]]\nid = 'web-1'\nlabels = { workload = 'web' }\n\

@@ -1,4 +1,4 @@
-//! Another configuration while the host runs.
+//! Reloads of the configuration while the host runs.
 
 use crate::harness::{Host, dropsonde, run, verbs};
 use serde_json::json;
@@ -356,7 +356,7 @@ fn replacing_the_read_token_ends_streams_opened_with_the_old_one() {
     assert!(stream.next_sample()["at"].is_string(), "who knows the new one goes on");
 }
 
-/// Replaces the write token, and waits until the one before is refused.
+/// Replaces the write token, and waits until the old one is refused.
 fn replace_token(host: &Host) {
     let put = |bearer: &str| {
         let headers = format!("{bearer}Content-Type: application/json\r\n");

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// One instance whose value is the version that was asked.
+/// One instance whose value is the version of the plugin.
 const CONFIG: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'version'\nsamplers = ['verbs']\n";
 
 const USAGE: &str = "/v1/instances/version/usage";
@@ -14,7 +14,7 @@ fn wait_for_version(host: &Host, version: u32) -> Response {
     host.until(USAGE, |usage| usage.status == 200 && usage.json()["value"] == version)
 }
 
-/// Waits until a newer version was refused, and tells why.
+/// Waits until a newer version was refused, and returns the reason.
 fn wait_for_refusal(host: &Host, containing: &str) -> String {
     let reason = |page: &Response| page.json()["refused"]["reason"].as_str().unwrap_or_default().to_owned();
     reason(&host.until(PAGE, |page| reason(page).contains(containing)))
@@ -75,7 +75,7 @@ fn a_newer_plugin_version_takes_over_without_losing_a_tick_or_ending_a_stream() 
     assert!(page["refused"].is_null() && page["restored"] == false && page["state"] == "running", "{page}");
 }
 
-/// Every tick is there, but those that the plugin's page says were missed: on a busy machine some come too late.
+/// Checks that every tick is there, but for those missed by the plugin's page: on a busy machine some come too late.
 fn assert_no_tick_is_lost_or_doubled(samples: &[serde_json::Value], page: &serde_json::Value) {
     let at_ms = |sample: &serde_json::Value| {
         let at: jiff::Timestamp = sample["at"].as_str().unwrap().parse().unwrap();

@@ -1,10 +1,10 @@
 use crate::harness::{Host, dropsonde, run, verbs};
 use serde_json::{Value, json};
 
-/// Longer than a busy machine holds anybody up.
+/// Longer than a busy machine delays anything.
 const INTERVAL_MS: i64 = 500;
 
-/// A host in which the plugin `bad` samples one verb, beside a healthy `good`.
+/// Starts a host in which the plugin `bad` samples one verb, beside a healthy `good`.
 fn host_with_healthy_plugin(verb: &str, more: &str) -> Host {
     let config = format!(
         "poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[[instances]]\nid = '{verb}'\nsamplers = ['bad']\n{more}"
@@ -17,7 +17,7 @@ fn wait_for_failure(host: &Host, plugin: &str) -> Value {
     host.until(&path, |page| page.json().get("last_failure").is_some()).json()["last_failure"].clone()
 }
 
-/// The healthy plugin's samples come one interval after the other.
+/// Checks that the healthy plugin's samples come one interval after the other.
 fn assert_no_missed_tick(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();

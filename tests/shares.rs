@@ -1,4 +1,4 @@
-//! Fair shares: whatever a greedy plugin wants, a modest one beside it loses nothing, and the host stays within its bounds.
+//! Shares of plugins: a modest plugin beside a greedy one loses nothing, and the host stays within its limits.
 
 use crate::harness::{Host, connect_from, dropsonde, verbs};
 use serde_json::{Value, json};
@@ -6,12 +6,12 @@ use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-/// What a plugin has of a pool, by the plugin's page.
+/// Returns a plugin's share of a pool, from its page.
 fn share(page: &Value, pool: &str) -> Value {
     page["shares"].as_array().unwrap().iter().find(|share| share["pool"] == pool).cloned().unwrap_or(Value::Null)
 }
 
-/// Of the modest plugin, whose instance is `ok`: every tick from here on, so many of them.
+/// Checks that the modest plugin misses none of the next ticks.
 fn assert_no_missed_tick(host: &Host, ticks: usize) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     (0..ticks).for_each(|_| drop(stream.next_sample()));
@@ -19,7 +19,7 @@ fn assert_no_missed_tick(host: &Host, ticks: usize) {
     assert!(share(&host.plugin("modest"), "history_rows_bytes")["refused"] == 0);
 }
 
-/// With 2 GiB of address space.
+/// Returns the command for the binary with 2 GiB of address space.
 fn with_2_gib_of_address_space() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -v 2097152 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);

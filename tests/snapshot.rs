@@ -4,14 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 
 const SNAPSHOT: &str = "/v1/snapshot";
-/// The tests' application is a sampler too, and polled as often as those are.
+/// Short intervals of sources, and of samplers: the tests' application is both.
 const FAST: &str = "snapshot.interval = '100ms'\npoll.interval = '1s'\n";
 
 fn document(host: &Host) -> Value {
     host.get(SNAPSHOT).json()
 }
 
-/// Waits until what is said of a source is so.
+/// Waits until a source has a status, and returns the document.
 fn wait_for_source_status(host: &Host, name: &str, status: &str) -> Value {
     let is = |answer: &Response| {
         let document = answer.json();

@@ -1,11 +1,11 @@
-//! `dropsonde store`: history looked into without a host, and beside one.
+//! The `store` commands, with and without a running host.
 
 use crate::harness::{Host, dropsonde, prometheus_tool, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A host that has measured and written some.
+/// Starts a host, and waits for its first samples.
 fn host_with_history() -> Host {
     let host = Host::start("poll.interval = '100ms'\nstore.flush_interval = '50ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200 && usage.json()["cpu_percent"].is_number());

@@ -20,12 +20,12 @@ fn open(host: &Host, id: &str) -> EventStream {
     stream
 }
 
-/// The next one; a busy machine has pings between them.
+/// Returns the next event with a sample; a busy machine has pings between them.
 fn next_usage(stream: &mut EventStream) -> String {
     std::iter::repeat_with(|| stream.next_raw_event()).find(|event| event.starts_with("event: usage\n")).unwrap()
 }
 
-/// `event: usage`, `id: <boot>-<sequence>`, `data: …`: the boot, the sequence, the data.
+/// Splits `event: usage`, `id: <boot>-<sequence>`, `data: …` into the boot, the sequence and the data.
 fn parse_usage(event: &str) -> (String, u64, serde_json::Value) {
     let rest = event.strip_prefix("event: usage\nid: ").unwrap_or_else(|| panic!("{event:?}"));
     let (id, data) = rest.strip_suffix("\n\n").unwrap().split_once("\ndata: ").unwrap();
@@ -107,7 +107,7 @@ fn streams_beyond_the_limit_get_503() {
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
 }
 
-/// Each sample of `count` is one more than the last.
+/// Starts a host whose instance `count` has samples that are each one more than the last.
 fn host_with_counter() -> Host {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'count'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
@@ -202,7 +202,7 @@ fn one_stream_carries_many_instances_including_those_added_later() {
     assert_eq!(host.get("/v1/stream?label=novalue").status, 400);
 }
 
-/// What comes on a bare socket.
+/// Reads from a socket until the text is enough.
 fn read_until(socket: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> String {
     let (mut text, mut piece) = (String::new(), vec![0; 64 << 10]);
     while !is_enough(&text) {
@@ -213,7 +213,7 @@ fn read_until(socket: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> Strin
     text
 }
 
-/// Reads all instances on a socket that takes little at a time.
+/// Opens a stream of all instances on a socket with a small receive buffer, and reads nothing.
 fn open_slow_reader(host: &Host, version: &str) -> TcpStream {
     let mut socket = connect_from(Ipv4Addr::new(127, 0, 0, 2), &host.address);
     write!(socket, "GET /v1/stream?label=slow%3D1 {version}\r\nHost: {}\r\n\r\n", host.address).unwrap();
@@ -224,7 +224,7 @@ fn host_with_500_instances(stalled: &str) -> Host {
     host_with_500_instances_and_options(&format!("watch_buffer = 1\nstalled = '{stalled}'\n"))
 }
 
-/// Five hundred instances. `stream`: keys of `[stream]`.
+/// Starts a host with 500 instances. `stream`: keys of `[stream]`.
 fn host_with_500_instances_and_options(stream: &str) -> Host {
     let config = format!(
         "poll.interval = '100ms'\npoll.default_samplers = ['verbs']\n[plugins.procfs]\ninterval = '1h'\n[stream]\n{stream}"

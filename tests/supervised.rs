@@ -1,4 +1,4 @@
-//! What a service manager hears.
+//! Notifications to the service manager, and the unit.
 
 use crate::harness::{Host, dropsonde, workspace};
 use std::os::unix::net::UnixDatagram;

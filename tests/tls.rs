@@ -27,7 +27,7 @@ fn tls_host() -> TlsHost {
     tls_host_with("")
 }
 
-/// `more`: keys of `[tls]`; `{}` in it is the folder of its files.
+/// Starts a host with TLS. `more`: keys of `[tls]`; `{}` in it is the folder of its files.
 fn tls_host_with(more: &str) -> TlsHost {
     let files = TempDir::new().unwrap();
     let certificate = write_certificate(&files, "localhost");
@@ -39,7 +39,7 @@ fn tls_host_with(more: &str) -> TlsHost {
     TlsHost { host: Host::start(&config, &[("verbs", verbs())]), certificate, files }
 }
 
-/// Puts a certificate for a name, and its key, where a host looks for its own.
+/// Writes a certificate for a name, and its key, to the files that the host reads.
 fn write_certificate(files: &TempDir, name: &str) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     for (file, pem) in [("key.pem", made.signing_key.serialize_pem()), ("cert.pem", made.cert.pem())] {
@@ -49,7 +49,7 @@ fn write_certificate(files: &TempDir, name: &str) -> CertificateDer<'static> {
     made.cert.der().clone()
 }
 
-/// Someone who signs certificates of clients; those of `ops` are in `NAME.pem` and `NAME.key`.
+/// Makes an authority for client certificates; that of the client `ops` is in `NAME.pem` and `NAME.key`.
 fn make_client_authority(files: &TempDir, name: &str) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new([]).unwrap();
@@ -66,7 +66,7 @@ fn make_client_authority(files: &TempDir, name: &str) {
     write(format!("{name}.key"), own.serialize_pem());
 }
 
-/// What `openssl s_client` says and hears, of one request.
+/// Sends a request by `openssl s_client`, and returns all its output.
 fn request_by_openssl(TlsHost { host, .. }: &TlsHost, request: &str, args: &[&str]) -> String {
     let mut child = Command::new("openssl")
         .args(["s_client", "-connect", &host.address, "-servername", "localhost", "-ign_eof"])
@@ -87,7 +87,7 @@ async fn connect(secure: &TlsHost, protocols: &[&[u8]]) -> TlsStream<TcpStream> 
     connect_from(Ipv4Addr::LOCALHOST, secure, protocols).await
 }
 
-/// From an address of this machine: one host sees each as a peer of its own.
+/// Connects from an address of this machine: the host sees each as a peer of its own.
 async fn connect_from(from: Ipv4Addr, secure: &TlsHost, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
     let TlsHost { host, certificate, .. } = secure;
     let mut roots = RootCertStore::empty();
@@ -102,7 +102,7 @@ async fn connect_from(from: Ipv4Addr, secure: &TlsHost, protocols: &[&[u8]]) -> 
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap()
 }
 
-/// The first samples of a stream.
+/// Reads the first samples of a stream.
 async fn read_samples(mut answer: Response<Incoming>, count: usize) -> String {
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     let mut text = String::new();
@@ -275,7 +275,7 @@ fn a_public_address_with_tls_requires_a_read_token_that_the_host_creates() {
     assert!(code == 1 && error.contains("--ca"), "{error}");
 }
 
-/// As people make one: signed by nobody else, and an authority by its own word.
+/// Writes a self-signed certificate as people make one: it is marked as an authority.
 fn write_certificate_by_openssl(files: &TempDir, name: &str) {
     let file = |name: &str| files.path().join(name).display().to_string();
     let (key, cert, subject, names) =
@@ -311,7 +311,7 @@ async fn http_2_client(tls: TlsStream<TcpStream>) -> (http2::SendRequest<Empty<B
     http_2_client_with_window(64, tls).await
 }
 
-/// `window`: bytes of each answer that it takes before it reads any.
+/// Makes a client. `window`: bytes of each response that the host may send before the client reads any.
 async fn http_2_client_with_window(
     window: u32,
     tls: TlsStream<TcpStream>,

@@ -1,4 +1,4 @@
-//! What the host tells about its own work: spans to a collector, lines of the log.
+//! Spans to a collector, and lines of the log.
 
 use crate::harness::{Collector, Host, attribute, dropsonde, verbs};
 use dropsonde_openmetrics::strict;
@@ -8,7 +8,7 @@ use std::time::Instant;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// A host that sends its spans, with instances whose ids are verbs.
+/// Starts a host that sends its spans, with instances whose ids are verbs.
 fn host_with_tracing(collector: &Collector, more: &str, verbs_done: &[&str]) -> Host {
     let endpoint = &collector.endpoint;
     let instances: String =
@@ -21,7 +21,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A span of a name about the plugin `verbs`, and those in it.
+/// Returns a poll of the plugin `verbs` that has all its spans, with its children.
 fn whole_poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
     let is_ours = |span: &&Span| attribute(&span.attributes, "plugin").as_deref() == Some("verbs");
     let children = |poll: &Span| -> Vec<&Span> {

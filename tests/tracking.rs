@@ -1,12 +1,12 @@
 use crate::harness::{Host, Response, verbs};
 use serde_json::{Value, json};
 
-/// The tests' guest knows every instance, whatever its name.
+/// Starts a host with the tests' guest, which knows every instance, whatever its name.
 fn host() -> Host {
     Host::start("poll.interval = '100ms'\n", &[("verbs", verbs())])
 }
 
-/// Of each instance; none is `-`. Others are there, too: the bundled plugins find some.
+/// Returns the state of each instance; `-` if there is none.
 fn instance_states(host: &Host, ids: &[&str]) -> Vec<String> {
     let state = |id: &&str| match host.get(&format!("/v1/instances/{id}")) {
         Response { status: 404, .. } => "-".to_owned(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Longest wait for bytes, enough on a loaded machine; reached only when something is wrong.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A complete answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -31,8 +31,8 @@ impl Response {
     }
 }
 
-/// Connects from one of this machine's addresses: a host sees each address as another client. The receive buffer is
-/// small, so that little is under way that the test has not read.
+/// Connects from one of this machine's addresses: the host sees each address as another client. The receive
+/// buffer is small, so that the kernel holds little that the test has not read.
 pub(crate) fn connect_from(from: Ipv4Addr, address: &str) -> TcpStream {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -56,7 +56,7 @@ pub(crate) fn send(address: &str, method: &str, path: &str, headers: &str, body:
     head
 }
 
-/// Sends a request, and returns the answer's body as bytes.
+/// Sends a request, and returns the response's body as bytes.
 pub(crate) fn send_and_read_bytes(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (Response, Vec<u8>) {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let (head, mut body) = open(address, method, path, &format!("Connection: close\r\n{length}{headers}"), body);
@@ -124,7 +124,7 @@ impl EventStream {
         (size > 0).then(|| String::from_utf8(chunk).unwrap())
     }
 
-    /// Returns the whole body of an answer that is no stream, sent in one piece or in chunks.
+    /// Returns the body of a response that is no stream, sent whole or in chunks.
     pub(crate) fn read_body(mut self) -> String {
         let Some(length) = self.head.header("content-length") else {
             return std::iter::from_fn(|| self.chunk()).collect();
