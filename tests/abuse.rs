@@ -202,13 +202,16 @@ fn malformed_requests_are_refused_and_the_host_stays_healthy() {
 fn oversized_heads_and_bodies_are_refused_before_they_are_buffered() {
     let host = Host::start("[http]\nmax_header = '8KiB'\nmax_body = '64KiB'\n", &[]);
     let long = "x".repeat(9000);
-    let head =
-        |head: &str| statuses(&send_and_close(&host, format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{head}\r\n").as_bytes()));
+    let head = |head: &str| {
+        statuses(&send_and_close(&host, format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{head}\r\n").as_bytes()))
+    };
     assert_eq!(head(&format!("X-Long: {long}\r\n")), [431]);
     let many: String = (0..200).map(|nth| format!("X-{nth}: x\r\n")).collect();
     assert_eq!(head(&many), [431]);
-    let target =
-        statuses(&send_and_close(&host, format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(70_000)).as_bytes()));
+    let target = statuses(&send_and_close(
+        &host,
+        format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(70_000)).as_bytes(),
+    ));
     assert!([[414], [431]].contains(&[target[0]]), "{target:?}");
     let token = host.bearer("write");
     // Nobody has to send what is not taken.
@@ -221,7 +224,10 @@ fn oversized_heads_and_bodies_are_refused_before_they_are_buffered() {
     assert_eq!(statuses(&send_and_close(&host, (chunked + &chunk.repeat(3)).as_bytes())), [413]);
     let put = format!("{token}Content-Length: 99999999999999999999\r\n");
     assert_eq!(
-        statuses(&send_and_close(&host, format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{put}\r\n").as_bytes())),
+        statuses(&send_and_close(
+            &host,
+            format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{put}\r\n").as_bytes()
+        )),
         [400]
     );
     wait_until_healthy(&host);

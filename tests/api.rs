@@ -28,7 +28,8 @@ fn the_openapi_document_is_valid_and_lists_the_configured_paths() {
     assert!(has("/scrape") && has("/app") && !has("/metrics") && !has("/parsec/metrics"));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), answer.body).unwrap();
-    let Output { status, stdout, stderr } = installed_program("openapi-spec-validator").arg(file.path()).output().unwrap();
+    let Output { status, stdout, stderr } =
+        installed_program("openapi-spec-validator").arg(file.path()).output().unwrap();
     let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{said}");
 }

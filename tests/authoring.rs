@@ -228,7 +228,9 @@ fn plugin_check_lists_the_differences_from_an_older_version() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("old.wasm"), verbs()).unwrap();
     fs::write(folder.path().join("new.wasm"), verbs_version(2)).unwrap();
-    let check = |config: &str| run_plugin_command(&["check", "new.wasm", "--against", "old.wasm", "--config", config], folder.path());
+    let check = |config: &str| {
+        run_plugin_command(&["check", "new.wasm", "--against", "old.wasm", "--config", config], folder.path())
+    };
     assert!(check("{}").contains("nothing that the older version could not"));
     let compared = run_plugin_command(&["check", "procfs", "--against", "old.wasm"], folder.path());
     assert!(compared.contains("+ need    read /proc/stat") && compared.contains("- import  wasi:"), "{compared}");
@@ -241,7 +243,8 @@ fn plugin_check_lists_the_differences_from_an_older_version() {
 
 #[test]
 fn plugin_bench_reports_call_times_cpu_times_and_memory() {
-    let report = run_plugin_command(&["bench", "procfs", "--seconds", "1", "--instance", "host", "--json"], &workspace());
+    let report =
+        run_plugin_command(&["bench", "procfs", "--seconds", "1", "--instance", "host", "--json"], &workspace());
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let time = |name: &str| report["call_seconds"][name].as_f64().unwrap();
     assert!(0.0 < time("p50") && time("p50") <= time("p99") && time("p99") <= time("worst"), "{report}");
@@ -287,7 +290,8 @@ fn the_plugins_of_the_readme_and_handbook_build_and_sample_in_every_language() {
         assert_missing_grant_is_named(&project.join(&file));
         let ran = run_plugin_command(&["run", "--instance", "host", "--read", "/proc/loadavg", &file], &project);
         assert!(ran.contains("load_avg_1m"), "{ran}");
-        let ran = run_plugin_command(&["run", "--instance", "host", "--instance", "web-9", "--grant-all", &file], &project);
+        let ran =
+            run_plugin_command(&["run", "--instance", "host", "--instance", "web-9", "--grant-all", &file], &project);
         assert!(ran.contains("web-9  the instance is gone"), "it does not answer for others: {ran}");
         if language == "js" {
             assert_missing_grant_does_not_quarantine(&fs::read(project.join(&file)).unwrap());

@@ -71,8 +71,9 @@ async fn unread_responses_of_one_peer_leave_memory_to_other_peers() {
         ] {
             // That the ones before have left is noticed once something is written to them.
             let large = "/v1/instances/big/usage/range?range=1h&resolution=1s";
-            let ask_again =
-                || std::iter::repeat_with(|| send_and_read_head(&address, large)).find(|(_, head)| !head.contains(" 429 "));
+            let ask_again = || {
+                std::iter::repeat_with(|| send_and_read_head(&address, large)).find(|(_, head)| !head.contains(" 429 "))
+            };
             let held = [(); 2].map(|()| ask_again().unwrap());
             for (_, head) in &held {
                 assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");

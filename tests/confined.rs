@@ -140,7 +140,10 @@ fn systemd_analyze_accepts_the_unit_and_rates_its_exposure_low() {
 fn plugins_give_samples_under_the_system_call_filter_of_the_unit() {
     assert_eq!(unit_setting("SystemCallFilter"), "@system-service");
     assert_eq!(unit_setting("SystemCallErrorNumber"), "EPERM");
-    assert_eq!((unit_setting("RestrictSUIDSGID"), unit_setting("RestrictNamespaces")), ("yes".to_owned(), "yes".to_owned()));
+    assert_eq!(
+        (unit_setting("RestrictSUIDSGID"), unit_setting("RestrictNamespaces")),
+        ("yes".to_owned(), "yes".to_owned())
+    );
     // The last two have no flags that a filter could look at: systemd answers them with ENOSYS.
     let filters = vec![allow_filter(&["@system-service", "@default"]), errno_filter(&[OPENAT2, CLONE3], ENOSYS)];
     let host = with_filters(filters, || Host::start("poll.interval = '200ms'\n", &[("verbs", verbs())]));
@@ -154,7 +157,10 @@ fn plugins_give_samples_under_the_system_call_filter_of_the_unit() {
 
 #[test]
 fn plugins_give_samples_without_capabilities_on_a_read_only_file_system() {
-    assert_eq!((unit_setting("ProtectSystem"), unit_setting("CapabilityBoundingSet")), ("strict".to_owned(), String::new()));
+    assert_eq!(
+        (unit_setting("ProtectSystem"), unit_setting("CapabilityBoundingSet")),
+        ("strict".to_owned(), String::new())
+    );
     // As systemd does: all is read-only, but for what is a mount of its own.
     const CONFINED: &str = r#"
         for folder in "$DATA" /proc/sys /sys; do mount --rbind "$folder" "$folder"; done

@@ -133,7 +133,8 @@ async fn a_native_sampler_is_polled_and_served_like_a_plugin() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_sampler_that_panics_or_returns_too_few_values_does_not_affect_others() {
-    let builder = builder().sampler(number_sampler("bad", 1.0)).sampler(number_sampler("good", 2.0)).sampler(ForgetfulSampler);
+    let builder =
+        builder().sampler(number_sampler("bad", 1.0)).sampler(number_sampler("good", 2.0)).sampler(ForgetfulSampler);
     let host = builder.start().await.unwrap();
     for (sampler, instance) in
         [("bad", "panic"), ("good", "odd"), ("good", "fine"), ("forgetful", "a"), ("forgetful", "b")]

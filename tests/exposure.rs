@@ -50,8 +50,10 @@ fn requests_with_an_unknown_host_name_get_421() {
     for none in ["", "Host: a\r\nHost: localhost\r\n", "Host: user@localhost\r\n", "Host: \r\n", "Host: a b\r\n"] {
         assert_eq!(status(&ask(none)), 400, "{none:?}");
     }
-    let absolute =
-        send_raw(&host.address, "GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let absolute = send_raw(
+        &host.address,
+        "GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    );
     assert_eq!(status(&absolute), 421);
     assert_eq!(status(&send_raw(&host.address, "GET /health HTTP/1.0\r\n\r\n")), 200, "as old probes ask");
 }

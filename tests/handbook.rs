@@ -148,7 +148,10 @@ fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
             "no" => false,
             other => panic!("{cells:?}: {other}"),
         };
-        (cells[0].trim_matches('`').to_owned(), ConfigurationRow { default: cells[1].trim_matches('`').to_owned(), takes_restart })
+        (
+            cells[0].trim_matches('`').to_owned(),
+            ConfigurationRow { default: cells[1].trim_matches('`').to_owned(), takes_restart },
+        )
     };
     rows.map(row).collect()
 }

@@ -251,7 +251,10 @@ fn discovered_instances_beyond_the_plugins_limit_are_refused() {
         format!("[plugins.many]\nlimits = {{ instances = 5 }}\nconfig = {{ discover = [{}] }}\n", names.join(", "));
     let host = host_with_healthy_plugin(&[], &more, &[("many", verbs())]);
     host.until("/v1/plugins/many", |page| page.json()["instances"] == 5);
-    assert_eq!(last_failure_reason(&host, "many"), "discovered 20 instances, of which the host takes 5; raise limits.instances");
+    assert_eq!(
+        last_failure_reason(&host, "many"),
+        "discovered 20 instances, of which the host takes 5; raise limits.instances"
+    );
 }
 
 #[test]

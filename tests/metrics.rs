@@ -224,7 +224,8 @@ fn text_and_openmetrics_contain_the_same_metrics_and_gzip_is_sent_on_request() {
     for name in ["dropsonde_sample_memory_used_bytes", "dropsonde_http_requests_total", "dropsonde_build_info"] {
         assert!(names(&open).iter().any(|one| one == name) && names(&classic).iter().any(|one| one == name), "{name}");
     }
-    let (head, body) = client::send_and_read_bytes(&host.address, "GET", "/metrics", "Accept-Encoding: gzip, br\r\n", &[]);
+    let (head, body) =
+        client::send_and_read_bytes(&host.address, "GET", "/metrics", "Accept-Encoding: gzip, br\r\n", &[]);
     assert_eq!(head.header("content-encoding"), Some("gzip"));
     let mut text = String::new();
     GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();

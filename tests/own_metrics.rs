@@ -61,10 +61,15 @@ fn stats_and_event_messages_are_counted_by_outcome() {
     let of_app = |kind| [("service", "app"), ("type", kind)];
     wait_for_metric(&host, "messages_received_total", &of_app("stats"), |stats| stats >= 1.0);
     wait_for_metric(&host, "messages_received_total", &of_app("event"), |events| events == 1.0);
-    wait_for_metric(&host, "messages_published_total", &[("service", "snapshot"), ("subject", "snapshot")], |sent| sent >= 1.0);
-    wait_for_metric(&host, "processing_duration_seconds_count", &[("service", "snapshot"), ("operation", "aggregate")], |n| {
-        n > 0.0
+    wait_for_metric(&host, "messages_published_total", &[("service", "snapshot"), ("subject", "snapshot")], |sent| {
+        sent >= 1.0
     });
+    wait_for_metric(
+        &host,
+        "processing_duration_seconds_count",
+        &[("service", "snapshot"), ("operation", "aggregate")],
+        |n| n > 0.0,
+    );
     assert_eq!(host.send_events("app", "application/json", b"{\"name\":\"fail\"}").status, 202);
     wait_for_metric(&host, "messages_failed_total", &of_app("stats"), |failed| failed >= 1.0);
 }

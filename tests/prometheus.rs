@@ -101,7 +101,8 @@ fn prometheus_scrapes_both_formats_and_reads_the_values_of_the_api() {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'version'\nlabels = { workload = 'w' }\nsamplers = ['verbs']\n[[instances]]\nid = 'measure'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     host.until("/v1/instances/measure/usage", |usage| usage.status == 200);
-    let prometheus = Prometheus::start(&[("open", &host.address), ("classic", &classic_format_proxy(host.address.clone()))]);
+    let prometheus =
+        Prometheus::start(&[("open", &host.address), ("classic", &classic_format_proxy(host.address.clone()))]);
     for job in ["open", "classic"] {
         assert_eq!(prometheus.until(&format!("up{{job=\"{job}\"}}"), |up| up == 1.0), 1.0);
         let version =

@@ -156,7 +156,8 @@ fn misspelt_parameters_and_fields_get_400_with_a_suggestion_and_unknown_instance
         assert_eq!((answer.status, answer.json()), (200, json!([])), "{path}");
     }
     assert_eq!(host.get("/v1/workloads/web/usage/range?fields=value,replica_count").status, 200);
-    let write = host.send_as_writer("POST", "/v1/events?dry_run=1", r#"{"type":"instance.deleted","instance":"web-1"}"#);
+    let write =
+        host.send_as_writer("POST", "/v1/events?dry_run=1", r#"{"type":"instance.deleted","instance":"web-1"}"#);
     assert_eq!(write.status, 400, "{}", write.body);
     assert_eq!(host.get("/v1/instances/web-1").status, 200, "and nothing was done");
 }

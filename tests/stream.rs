@@ -1,4 +1,4 @@
-use crate::harness::{Host, EventStream, connect_from, verbs};
+use crate::harness::{EventStream, Host, connect_from, verbs};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
@@ -75,7 +75,11 @@ fn a_stream_names_the_unknown_instances_and_labels_it_waits_for() {
         ("/v1/stream?label=workload%3Dnope", ": no instance has these labels yet; waiting for one\n\n"),
     ] {
         let mut stream = host.stream(path);
-        assert_eq!((stream.next_raw_event(), stream.next_raw_event()), ("retry: 3000\n\n".to_owned(), waits.to_owned()), "{path}");
+        assert_eq!(
+            (stream.next_raw_event(), stream.next_raw_event()),
+            ("retry: 3000\n\n".to_owned(), waits.to_owned()),
+            "{path}"
+        );
     }
 }
 

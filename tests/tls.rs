@@ -188,11 +188,17 @@ fn clients_without_a_trusted_certificate_are_refused_and_trusted_ones_are_audite
     for version in ["-tls1_2", "-tls1_3"] {
         let none = request_by_openssl(&secure, "GET /health", &[version]);
         assert!(!none.contains("HTTP/1.1") && none.contains("alert"), "{none}");
-        let other =
-            request_by_openssl(&secure, "GET /health", &[version, "-cert", &file("theirs.pem"), "-key", &file("theirs.key")]);
+        let other = request_by_openssl(
+            &secure,
+            "GET /health",
+            &[version, "-cert", &file("theirs.pem"), "-key", &file("theirs.key")],
+        );
         assert!(!other.contains("HTTP/1.1") && other.contains("alert"), "{other}");
-        let own =
-            request_by_openssl(&secure, "GET /v1/instances", &[version, "-cert", &file("ours.pem"), "-key", &file("ours.key")]);
+        let own = request_by_openssl(
+            &secure,
+            "GET /v1/instances",
+            &[version, "-cert", &file("ours.pem"), "-key", &file("ours.key")],
+        );
         assert!(own.contains("HTTP/1.1 200"), "{own}");
     }
     let certificate = ["-cert", &file("ours.pem"), "-key", &file("ours.key")];
@@ -379,7 +385,8 @@ async fn unread_scrapes_of_one_peer_leave_room_for_other_peers_and_are_closed() 
     for window in [0, 1, 70_000] {
         let (mut scrapes, mut connections) = (JoinSet::new(), Vec::new());
         for _ in 0..2 {
-            let (client, ended) = http_2_client_with_window(window, connect_from(greedy, &secure, &[b"h2"]).await).await;
+            let (client, ended) =
+                http_2_client_with_window(window, connect_from(greedy, &secure, &[b"h2"]).await).await;
             for _ in 0..20 {
                 let mut client = client.clone();
                 scrapes.spawn(async move { client.send_request(scrape()).await.unwrap() });
@@ -400,7 +407,8 @@ async fn unread_scrapes_of_one_peer_leave_room_for_other_peers_and_are_closed() 
             for (_, ended) in connections {
                 ended.await.unwrap();
             }
-            let (mut again, _) = http_2_client_with_window(1 << 20, connect_from(greedy, &secure, &[b"h2"]).await).await;
+            let (mut again, _) =
+                http_2_client_with_window(1 << 20, connect_from(greedy, &secure, &[b"h2"]).await).await;
             assert_eq!(again.send_request(scrape()).await.unwrap().status(), 200);
         }
     }

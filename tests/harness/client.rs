@@ -57,7 +57,13 @@ pub(crate) fn send(address: &str, method: &str, path: &str, headers: &str, body:
 }
 
 /// Sends a request, and returns the response's body as bytes.
-pub(crate) fn send_and_read_bytes(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (Response, Vec<u8>) {
+pub(crate) fn send_and_read_bytes(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (Response, Vec<u8>) {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let (head, mut body) = open(address, method, path, &format!("Connection: close\r\n{length}{headers}"), body);
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-use super::client::{self, Response, EventStream};
+use super::client::{self, EventStream, Response};
 use super::guests::{app, verbs};
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -9,7 +9,7 @@ mod prometheus;
 mod server;
 mod wall_clock;
 
-pub(crate) use client::{Response, EventStream, connect_from, request, send, stream};
+pub(crate) use client::{EventStream, Response, connect_from, request, send, stream};
 pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, verbs_version, workspace};
 pub(crate) use host::{Host, dropsonde, run, wait_until};
