@@ -1,4 +1,4 @@
-//! What nobody should send: the host stays well, and says what is wrong.
+//! Malformed, oversized, slow and hostile requests: the host refuses them with a reason and stays healthy.
 
 use crate::harness::{Host, request, verbs};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -12,8 +12,8 @@ fn connect(host: &Host) -> TcpStream {
     socket
 }
 
-/// All that comes until the other end closes.
-fn rest(socket: &mut TcpStream) -> String {
+/// Reads until the other end closes the connection.
+fn read_to_end_of_connection(socket: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     match socket.read_to_end(&mut answer) {
         Ok(_) => {}
@@ -23,12 +23,12 @@ fn rest(socket: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn raw(host: &Host, bytes: &[u8]) -> String {
+fn send_and_close(host: &Host, bytes: &[u8]) -> String {
     let mut socket = connect(host);
     // It may be refused before all of it was read.
     let _ = socket.write_all(bytes);
     let _ = socket.shutdown(Shutdown::Write);
-    rest(&mut socket)
+    read_to_end_of_connection(&mut socket)
 }
 
 fn statuses(answers: &str) -> Vec<u16> {
@@ -36,13 +36,13 @@ fn statuses(answers: &str) -> Vec<u16> {
     heads.map(|(at, head)| answers[at + head.len()..][..3].parse().unwrap()).collect()
 }
 
-/// Waits until the host is well: a busy machine may be late for a few ticks.
-fn is_well(host: &Host) {
+/// Waits until the host is healthy: a busy machine may be late for a few ticks.
+fn wait_until_healthy(host: &Host) {
     host.until("/health", |health| health.json()["status"] == "healthy");
 }
 
-/// Sends a byte every so often, until the other end has enough.
-fn drip(socket: &mut TcpStream, begin: &str) -> String {
+/// Sends `begin` and then a byte every 20 ms, until the host closes the connection. Returns the response.
+fn send_byte_by_byte(socket: &mut TcpStream, begin: &str) -> String {
     socket.write_all(begin.as_bytes()).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut answer = Vec::new();
@@ -59,20 +59,20 @@ fn drip(socket: &mut TcpStream, begin: &str) -> String {
 }
 
 #[test]
-fn a_head_or_a_body_that_drips_is_given_up_with_a_word() {
+fn requests_that_arrive_too_slowly_get_408_and_silent_connections_are_closed() {
     let host = Host::start("[http]\nheader_timeout = '300ms'\nread_timeout = '300ms'\n", &[]);
-    let answer = drip(&mut connect(&host), "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Drip: ");
+    let answer = send_byte_by_byte(&mut connect(&host), "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Drip: ");
     assert_eq!(statuses(&answer), [408], "{answer}");
     assert!(answer.ends_with("{\"code\":408,\"error\":\"the request head did not arrive in time\"}"), "{answer}");
     let token = host.bearer("write");
     let body = format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 100000\r\n\r\n[");
-    let answer = drip(&mut connect(&host), &body);
+    let answer = send_byte_by_byte(&mut connect(&host), &body);
     assert_eq!(statuses(&answer), [408], "{answer}");
     let chunked =
         format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Transfer-Encoding: chunked\r\n\r\nfff\r\n[");
-    assert_eq!(statuses(&drip(&mut connect(&host), &chunked)), [408]);
+    assert_eq!(statuses(&send_byte_by_byte(&mut connect(&host), &chunked)), [408]);
     // Who says nothing has nothing to hear, also behind a request whose body came by itself.
-    assert_eq!(rest(&mut connect(&host)), "");
+    assert_eq!(read_to_end_of_connection(&mut connect(&host)), "");
     let mut socket = connect(&host);
     let head = format!(
         "POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
@@ -82,12 +82,12 @@ fn a_head_or_a_body_that_drips_is_given_up_with_a_word() {
     socket.read_exact(&mut go_on).unwrap();
     assert_eq!(go_on, *b"HTTP/1.1 100 Continue\r\n\r\n");
     socket.write_all(b"[]").unwrap();
-    assert_eq!(statuses(&rest(&mut socket)), [202]);
-    is_well(&host);
+    assert_eq!(statuses(&read_to_end_of_connection(&mut socket)), [202]);
+    wait_until_healthy(&host);
 }
 
 #[test]
-fn a_reader_that_takes_nothing_of_its_answer_is_cut_off() {
+fn a_client_that_never_reads_its_responses_is_disconnected() {
     let instances: String =
         (0..400).map(|nth| format!("[[instances]]\nid = 'an-instance-with-a-long-name-{nth}'\n")).collect();
     let host = Host::start(&format!("http.write_timeout = '300ms'\npoll.interval = '1h'\n{instances}"), &[]);
@@ -97,12 +97,12 @@ fn a_reader_that_takes_nothing_of_its_answer_is_cut_off() {
     socket.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let _ = socket.write_all(ask.repeat(1000).as_bytes());
     let port = socket.local_addr().unwrap().port();
-    host.until("/health", |_| !is_open(&host, port));
-    is_well(&host);
+    host.until("/health", |_| !has_connection_from(&host, port));
+    wait_until_healthy(&host);
 }
 
-/// Whether the host has a connection from this port.
-fn is_open(host: &Host, port: u16) -> bool {
+/// Returns whether the host has a connection from this port.
+fn has_connection_from(host: &Host, port: u16) -> bool {
     let own: u16 = host.address.rsplit(':').next().unwrap().parse().unwrap();
     let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", host.pid())).unwrap();
     let pair = (format!(":{own:04X}"), format!(":{port:04X}"));
@@ -114,14 +114,14 @@ fn is_open(host: &Host, port: u16) -> bool {
 }
 
 #[test]
-fn ten_thousand_that_only_hold_a_connection_keep_nobody_out() {
+fn ten_thousand_idle_connections_do_not_keep_others_from_being_served() {
     let host = Host::start("poll.interval = '100ms'\nhttp.header_timeout = '60s'\n", &[("verbs", verbs())]);
     let before = host.memory_kb();
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let idle: Vec<_> = (0..10_000).map(|_| TcpStream::connect(&host.address).unwrap()).collect();
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
-    is_well(&host);
+    wait_until_healthy(&host);
     // All are held, and this one.
     let open = format!("dropsonde_http_connections {}\n", idle.len() + 1);
     host.until("/metrics", |metrics| metrics.body.contains(&open));
@@ -130,7 +130,7 @@ fn ten_thousand_that_only_hold_a_connection_keep_nobody_out() {
 }
 
 #[test]
-fn there_are_so_many_connections_in_all_and_of_one_peer_and_who_is_too_many_hears_so() {
+fn connections_beyond_the_total_or_per_peer_limit_are_refused_and_counted() {
     for (limit, status, reason) in [("max_connections", 503, "all"), ("max_connections_per_peer", 429, "peer")] {
         let host = Host::start(&format!("[http]\n{limit} = 5\nheader_timeout = '60s'\n"), &[]);
         let mut held: Vec<_> = (0..5).map(|_| connect(&host)).collect();
@@ -138,7 +138,7 @@ fn there_are_so_many_connections_in_all_and_of_one_peer_and_who_is_too_many_hear
         held.iter_mut().for_each(|socket| socket.write_all(begun).unwrap());
         let mut refused = connect(&host);
         let _ = refused.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        let answer = rest(&mut refused);
+        let answer = read_to_end_of_connection(&mut refused);
         assert_eq!(statuses(&answer), [status], "{answer}");
         assert!(answer.contains("retry-after: 1") && answer.contains(&format!("http.{limit}")), "{answer}");
         // Streams have places of their own.
@@ -154,7 +154,7 @@ fn there_are_so_many_connections_in_all_and_of_one_peer_and_who_is_too_many_hear
 }
 
 #[test]
-fn one_peer_has_so_many_streams() {
+fn streams_beyond_the_per_peer_limit_get_429_until_others_are_closed() {
     let host = Host::start("stream.max_streams_per_peer = 2\n", &[]);
     let path = "/v1/instances/host/usage/stream";
     let open: Vec<_> = (0..2).map(|_| host.stream(path)).collect();
@@ -168,7 +168,7 @@ fn one_peer_has_so_many_streams() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_costs_nothing() {
+fn malformed_requests_are_refused_and_the_host_stays_healthy() {
     let host = Host::start("", &[]);
     let whole = |line: &str, more: &str| {
         format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n").into_bytes()
@@ -190,49 +190,55 @@ fn what_is_no_request_is_refused_and_costs_nothing() {
         (whole("BREW /health", ""), 405),
         ([whole("POST /health", "Content-Length: 5\r\n"), b"hello".to_vec()].concat(), 405),
     ] {
-        let answer = raw(&host, &bytes);
+        let answer = send_and_close(&host, &bytes);
         assert_eq!(statuses(&answer), [status], "{:?}: {answer}", String::from_utf8_lossy(&bytes));
     }
     // Another protocol is none that is spoken here.
-    assert_eq!(raw(&host, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "");
-    is_well(&host);
+    assert_eq!(send_and_close(&host, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "");
+    wait_until_healthy(&host);
 }
 
 #[test]
-fn what_is_too_large_is_refused_before_it_is_kept() {
+fn oversized_heads_and_bodies_are_refused_before_they_are_buffered() {
     let host = Host::start("[http]\nmax_header = '8KiB'\nmax_body = '64KiB'\n", &[]);
     let long = "x".repeat(9000);
-    let head =
-        |head: &str| statuses(&raw(&host, format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{head}\r\n").as_bytes()));
+    let head = |head: &str| {
+        statuses(&send_and_close(&host, format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{head}\r\n").as_bytes()))
+    };
     assert_eq!(head(&format!("X-Long: {long}\r\n")), [431]);
     let many: String = (0..200).map(|nth| format!("X-{nth}: x\r\n")).collect();
     assert_eq!(head(&many), [431]);
-    let target =
-        statuses(&raw(&host, format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(70_000)).as_bytes()));
+    let target = statuses(&send_and_close(
+        &host,
+        format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(70_000)).as_bytes(),
+    ));
     assert!([[414], [431]].contains(&[target[0]]), "{target:?}");
     let token = host.bearer("write");
     // Nobody has to send what is not taken.
     let announced = format!(
         "POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Expect: 100-continue\r\nContent-Length: 65537\r\n\r\n"
     );
-    assert_eq!(statuses(&raw(&host, announced.as_bytes())), [413]);
+    assert_eq!(statuses(&send_and_close(&host, announced.as_bytes())), [413]);
     let chunk = "10000\r\n".to_owned() + &" ".repeat(65536) + "\r\n";
     let chunked = format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Transfer-Encoding: chunked\r\n\r\n");
-    assert_eq!(statuses(&raw(&host, (chunked + &chunk.repeat(3)).as_bytes())), [413]);
+    assert_eq!(statuses(&send_and_close(&host, (chunked + &chunk.repeat(3)).as_bytes())), [413]);
     let put = format!("{token}Content-Length: 99999999999999999999\r\n");
     assert_eq!(
-        statuses(&raw(&host, format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{put}\r\n").as_bytes())),
+        statuses(&send_and_close(
+            &host,
+            format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{put}\r\n").as_bytes()
+        )),
         [400]
     );
-    is_well(&host);
+    wait_until_healthy(&host);
 }
 
 #[test]
-fn two_servers_that_read_one_message_differently_find_no_second_request_in_it() {
+fn ambiguous_message_lengths_do_not_smuggle_a_second_request() {
     let host = Host::start("", &[]);
     let smuggled = "GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let post = |headers: &str, body: &str| {
-        raw(&host, format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}").as_bytes())
+        send_and_close(&host, format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}").as_bytes())
     };
     let length = |more: usize| format!("Content-Length: {}\r\n", smuggled.len() + more);
     for (headers, body, status) in [
@@ -251,11 +257,11 @@ fn two_servers_that_read_one_message_differently_find_no_second_request_in_it() 
         let answer = post(&headers, &body);
         assert_eq!(statuses(&answer), [status], "{headers:?}: {answer}");
     }
-    is_well(&host);
+    wait_until_healthy(&host);
 }
 
 #[test]
-fn no_path_leads_out_of_its_own() {
+fn path_traversal_attempts_get_400_or_404_and_remove_no_file() {
     let host = Host::start("", &[]);
     let token = host.bearer("admin");
     for path in [
@@ -289,9 +295,9 @@ fn no_path_leads_out_of_its_own() {
         assert!(answer.json()["error"].is_string() && !answer.body.contains("root:"), "{path}: {answer:?}");
     }
     for path in ["/v1/plugins/..%2f..%2fx", "/v1/plugins/%2e%2e", "/v1/plugins/a%2fb", "/v1/plugins/a%00"] {
-        let put = host.ordered("PUT", path, verbs());
+        let put = host.send_as_admin("PUT", path, verbs());
         assert_eq!(put.status, 400, "{path}: {put:?}");
-        let removed = host.ordered("DELETE", path, &[]);
+        let removed = host.send_as_admin("DELETE", path, &[]);
         assert!([400, 404].contains(&removed.status), "{path}: {removed:?}");
     }
     assert!(host.data().join("admin.token").exists());
@@ -299,27 +305,27 @@ fn no_path_leads_out_of_its_own() {
         request(&host.address, "GET", "/v1/instances/%68ost/usage", "").status,
         host.get("/v1/instances/host/usage").status
     );
-    is_well(&host);
+    wait_until_healthy(&host);
 }
 
 #[test]
-fn who_has_sent_all_it_has_to_say_gets_its_answer() {
+fn clients_that_close_their_sending_side_still_get_their_responses() {
     let host = Host::start("poll.interval = '100ms'\n", &[]);
     let get = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    assert_eq!(statuses(&raw(&host, get)), [200]);
+    assert_eq!(statuses(&send_and_close(&host, get)), [200]);
     let get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    assert_eq!(statuses(&raw(&host, &[&get[..], &get[..]].concat())), [200, 200]);
+    assert_eq!(statuses(&send_and_close(&host, &[&get[..], &get[..]].concat())), [200, 200]);
     // It is compiled first.
     let put = format!(
         "PUT /v1/plugins/verbs HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {}\r\n\r\n",
         host.bearer("admin"),
         verbs().len()
     );
-    assert_eq!(statuses(&raw(&host, &[put.as_bytes(), verbs()].concat())), [202]);
+    assert_eq!(statuses(&send_and_close(&host, &[put.as_bytes(), verbs()].concat())), [202]);
 }
 
 #[test]
-fn a_stream_goes_on_when_its_reader_has_no_more_to_say_and_ends_when_it_leaves() {
+fn a_stream_continues_on_a_half_closed_socket_and_ends_when_the_client_disconnects() {
     let host = Host::start("poll.interval = '100ms'\nstream.heartbeat = '1h'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let mut socket = connect(&host);

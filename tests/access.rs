@@ -1,4 +1,4 @@
-//! Who may do what, and what is written down of it.
+//! Tokens, logins and the audit log.
 
 use crate::harness::{Host, Response, dropsonde, request, run, send};
 use serde_json::json;
@@ -7,19 +7,19 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
-/// A host that wants a token from readers, too.
-fn guarded() -> Host {
+/// Starts a host that requires a token from readers, too.
+fn host_with_read_token() -> Host {
     Host::start("poll.interval = '100ms'\nauth.read_token_file = '{}/data/read.token'\n", &[])
 }
 
-fn cookie(login: &Response) -> String {
+fn session_cookie(login: &Response) -> String {
     let cookie = login.header("set-cookie").unwrap_or_else(|| panic!("{login:?}"));
     format!("Cookie: other=1; {}\r\n", cookie.split(';').next().unwrap())
 }
 
 #[test]
-fn where_reading_needs_a_token_everything_but_health_does() {
-    let host = guarded();
+fn with_a_read_token_every_path_but_probes_and_openapi_returns_401_without_it() {
+    let host = host_with_read_token();
     let mode = fs::metadata(host.data().join("read.token")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "it is made for this user alone");
     for path in ["/", "/v1/instances", "/v1/instances/host/usage/stream", "/metrics", "/v1/snapshot", "/parsec/metrics"]
@@ -40,10 +40,10 @@ fn where_reading_needs_a_token_everything_but_health_does() {
 }
 
 #[test]
-fn why_the_host_is_unwell_is_for_those_who_may_read() {
-    let host = guarded();
+fn health_shows_its_reasons_only_to_clients_with_the_read_token() {
+    let host = host_with_read_token();
     host.until("/ready", |ready| ready.status == 200);
-    assert_eq!(host.ordered("POST", "/v1/plugins/procfs/quarantine", &[]).status, 202);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/procfs/quarantine", &[]).status, 202);
     let health = host.until("/health", |health| health.json()["status"] == "degraded");
     assert!(health.json().get("reasons").is_none(), "{health:?}");
     let told = host.request_with("GET", "/health", &host.bearer("read"));
@@ -51,8 +51,8 @@ fn why_the_host_is_unwell_is_for_those_who_may_read() {
 }
 
 #[test]
-fn a_token_for_less_is_told_so_and_none_or_another_is_a_stranger() {
-    let host = guarded();
+fn a_token_without_the_needed_right_gets_403_and_no_token_gets_401() {
+    let host = host_with_read_token();
     let put = |headers: &str| request(&host.address, "PUT", "/v1/instances/web", headers);
     let refused = put(&host.bearer("read"));
     assert_eq!(
@@ -67,8 +67,8 @@ fn a_token_for_less_is_told_so_and_none_or_another_is_a_stranger() {
 }
 
 #[test]
-fn a_browser_logs_in_reads_and_follows_and_logs_out() {
-    let host = guarded();
+fn a_browser_can_log_in_read_stream_and_log_out() {
+    let host = host_with_read_token();
     let html = "Accept: text/html,application/xhtml+xml\r\n";
     let page = host.request_with("GET", "/", html);
     assert_eq!(page.status, 401);
@@ -91,11 +91,11 @@ fn a_browser_logs_in_reads_and_follows_and_logs_out() {
         set.contains("HttpOnly; SameSite=Strict") && !set.contains("Secure") && !set.contains(token.trim()),
         "{set}"
     );
-    let cookie = cookie(&login);
+    let cookie = session_cookie(&login);
     assert!(host.request_with("GET", "/", &cookie).body.contains("Log out"));
     host.until_with("/v1/instances/host/usage", &cookie, |usage| usage.status == 200);
     let mut stream = crate::harness::stream(&host.address, "/v1/instances/host/usage/stream", &cookie);
-    assert!(stream.sample()["memory_used_mb"].is_number());
+    assert!(stream.next_sample()["memory_used_mb"].is_number());
     let logout = request(&host.address, "POST", "/logout", &cookie);
     assert!(logout.status == 204 && logout.header("set-cookie").unwrap().contains("Max-Age=0"), "{logout:?}");
     assert_eq!(host.request_with("GET", "/v1/instances", &cookie).status, 401, "also for who has a copy");
@@ -111,11 +111,11 @@ fn a_browser_logs_in_reads_and_follows_and_logs_out() {
 }
 
 #[test]
-fn a_cookie_reads_and_changes_nothing_whoevers_token_it_was_made_of() {
-    let host = guarded();
+fn a_session_cookie_allows_only_reading_even_if_made_from_the_admin_token() {
+    let host = host_with_read_token();
     let login = request(&host.address, "POST", "/login", &host.bearer("admin"));
     assert_eq!(login.status, 204);
-    let cookie = cookie(&login);
+    let cookie = session_cookie(&login);
     assert_eq!(host.request_with("GET", "/v1/instances", &cookie).status, 200);
     for (method, path) in [("PUT", "/v1/instances/a"), ("POST", "/v1/plugins/procfs/quarantine")] {
         assert_eq!(request(&host.address, method, path, &cookie).status, 401, "{path}");
@@ -124,8 +124,8 @@ fn a_cookie_reads_and_changes_nothing_whoevers_token_it_was_made_of() {
 }
 
 #[test]
-fn a_login_that_is_none_gets_no_cookie() {
-    let host = guarded();
+fn invalid_logins_get_no_cookie() {
+    let host = host_with_read_token();
     let login = |headers: &str, body: &str| {
         let answer = send(&host.address, "POST", "/login", headers, body.as_bytes());
         assert!(answer.header("set-cookie").is_none(), "{answer:?}");
@@ -143,7 +143,7 @@ fn a_login_that_is_none_gets_no_cookie() {
 }
 
 #[test]
-fn an_operators_own_tokens_are_taken_from_files_and_followed() {
+fn configured_token_files_are_created_if_missing_and_reloaded_when_replaced() {
     let own = "[auth]\nread_token_file = '{}/own'\nwrite_token_file = '{}/own-write'\n";
     let host = Host::start(own, &[]);
     let shows = |token: &str| format!("Authorization: Bearer {token}\r\n");
@@ -163,14 +163,14 @@ fn an_operators_own_tokens_are_taken_from_files_and_followed() {
 }
 
 #[test]
-fn every_request_to_change_something_is_written_down_with_who_what_and_what_came_of_it() {
+fn every_mutating_request_is_audited_with_its_token_path_and_status() {
     let host = Host::start("", &[]);
     host.until("/ready", |ready| ready.status == 200);
-    assert_eq!(host.write("PUT", "/v1/instances/web%201", "{}").status, 200);
-    assert_eq!(host.write("PUT", "/v1/instances/web", "nonsense").status, 400);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/web%201", "{}").status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/web", "nonsense").status, 400);
     assert_eq!(request(&host.address, "DELETE", "/v1/instances/web?secret=1", "").status, 401);
-    assert_eq!(host.tell("appstats", "application/json", b"[]").status, 202);
-    assert_eq!(host.ordered("DELETE", "/v1/plugins/procfs", &[]).status, 409);
+    assert_eq!(host.send_events("appstats", "application/json", b"[]").status, 202);
+    assert_eq!(host.send_as_admin("DELETE", "/v1/plugins/procfs", &[]).status, 409);
     assert_eq!(host.get("/v1/instances").status, 200);
     let audit = host.until_audited(|line| line["status"] == 409);
     let mut requests = audit.clone();
@@ -195,7 +195,7 @@ fn every_request_to_change_something_is_written_down_with_who_what_and_what_came
 }
 
 #[test]
-fn who_leaves_before_the_answer_is_written_down_too() {
+fn a_request_whose_client_disconnects_before_the_response_is_audited() {
     let host = Host::start("", &[]);
     let events: Vec<_> =
         (0..20_000).map(|nth| json!({ "type": "instance.created", "instance": format!("i{nth}") })).collect();
@@ -216,8 +216,8 @@ fn who_leaves_before_the_answer_is_written_down_too() {
 }
 
 #[test]
-fn the_command_line_finds_the_token_or_says_how_to_name_it() {
-    let host = guarded();
+fn the_command_line_finds_the_token_or_names_the_option_to_pass_it() {
+    let host = host_with_read_token();
     host.until_with("/v1/instances/host/usage", &host.bearer("read"), |usage| usage.status == 200);
     let folder = host.data().display().to_string();
     let url = host.url();

@@ -1,10 +1,10 @@
-//! What the API says of itself, and whether that is so.
+//! The OpenAPI document, and whether the host responds as it says.
 
 use crate::harness::{Host, verbs, workspace};
 use std::process::{Command, Output};
 
-/// A program of the tests' own, as `cargo dev setup` installs it.
-fn installed(program: &str) -> Command {
+/// Returns the command for a Python program that `cargo dev setup` installs.
+fn installed_program(program: &str) -> Command {
     Command::new(workspace().join("target/schemathesis/bin").join(program))
 }
 
@@ -18,7 +18,7 @@ fn host() -> Host {
 }
 
 #[test]
-fn the_description_is_one_and_names_the_paths_of_this_host() {
+fn the_openapi_document_is_valid_and_lists_the_configured_paths() {
     let host = Host::start("metrics.path = '/scrape'\nsnapshot.path = '/app'\n", &[]);
     let answer = host.get("/openapi.json");
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
@@ -28,17 +28,18 @@ fn the_description_is_one_and_names_the_paths_of_this_host() {
     assert!(has("/scrape") && has("/app") && !has("/metrics") && !has("/parsec/metrics"));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), answer.body).unwrap();
-    let Output { status, stdout, stderr } = installed("openapi-spec-validator").arg(file.path()).output().unwrap();
+    let Output { status, stdout, stderr } =
+        installed_program("openapi-spec-validator").arg(file.path()).output().unwrap();
     let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{said}");
 }
 
 #[test]
-fn whatever_is_asked_by_the_description_is_answered_as_it_says() {
+fn responses_to_generated_requests_match_the_openapi_document() {
     let host = host();
     let folder = tempfile::tempdir().unwrap();
     let admin = host.bearer("admin");
-    let Output { status, stdout, stderr } = installed("schemathesis")
+    let Output { status, stdout, stderr } = installed_program("schemathesis")
         .current_dir(&folder)
         .arg("--config-file")
         .arg(workspace().join("tests/schemathesis.toml"))

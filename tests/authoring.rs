@@ -1,11 +1,11 @@
-use crate::harness::{Host, dropsonde, run, verbs, version, workspace};
+use crate::harness::{Host, dropsonde, run, verbs, verbs_version, workspace};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The binary with the languages' tools that `cargo dev setup` installs, and places of its own that stay: a crate outside
-/// the workspace does not share what was built inside.
-fn author() -> Command {
+/// Returns the command for the binary with the language tools that `cargo dev setup` installs. Its target and cache
+/// folders are its own and stay: a crate outside the workspace does not share what was built inside.
+fn author_command() -> Command {
     let target = dropsonde_builder::Crate::at(&workspace().join("host")).unwrap().target_dir().to_owned();
     let tools = [target.join("languages/python/bin"), target.join("languages/js/node_modules/.bin")];
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -18,43 +18,44 @@ fn author() -> Command {
     command
 }
 
-/// Runs a command of an author that goes well; what it prints.
-fn done(arguments: &[&str], at: &Path) -> String {
-    let (code, out, error) = run(author().arg("plugin").args(arguments).current_dir(at));
+/// Runs a `plugin` command that must succeed. Returns its standard output.
+fn run_plugin_command(arguments: &[&str], at: &Path) -> String {
+    let (code, out, error) = run(author_command().arg("plugin").args(arguments).current_dir(at));
     assert_eq!(code, 0, "{arguments:?}: {out}{error}");
     out
 }
 
-/// Makes a plugin, tests it as it is, and returns its component. Its name is its own: Rust ones share a target directory.
-fn made(folder: &Path, language: &str, kind: &str) -> PathBuf {
+/// Makes a plugin from a template, runs its own test, and returns its component. Each plugin has a name of its own:
+/// Rust ones share a target directory.
+fn new_plugin_component(folder: &Path, language: &str, kind: &str) -> PathBuf {
     let name = format!("my-{language}-{kind}");
-    done(&["new", &name, "--lang", language, "--kind", kind], folder);
-    let tested = done(&["test"], &folder.join(&name));
+    run_plugin_command(&["new", &name, "--lang", language, "--kind", kind], folder);
+    let tested = run_plugin_command(&["test"], &folder.join(&name));
     assert!(tested.contains("ok") && !tested.contains("FAILED"), "{tested}");
     folder.join(&name).join(&name).with_extension("wasm")
 }
 
-/// Runs a component that is not granted what it reads: it is told so in the same words in every language.
-fn is_told_what_is_not_granted(component: &Path) {
-    let (code, out, error) = run(author().args(["plugin", "run", "--instance", "host"]).arg(component));
+/// Runs a component without its grant: the error has the same words in every language.
+fn assert_missing_grant_is_named(component: &Path) {
+    let (code, out, error) = run(author_command().args(["plugin", "run", "--instance", "host"]).arg(component));
     assert!(code == 1 && error.ends_with(&format!("{NOT_GRANTED}\n")), "{out}{error}");
 }
 
 const NOT_GRANTED: &str = r#"denied: /proc/loadavg is not granted; add read = ["/proc/loadavg"]"#;
 
-/// From nothing to a sample in a running host, with what the commands say alone.
-fn from_new_to_a_sample(language: &str) -> Host {
+/// Makes a plugin and runs it in a host, following only the output of the commands. Returns the host.
+fn sample_with_new_plugin(language: &str) -> Host {
     let folder = tempfile::tempdir().unwrap();
-    let component = made(folder.path(), language, "sampler");
+    let component = new_plugin_component(folder.path(), language, "sampler");
     let name = component.file_stem().unwrap().to_str().unwrap();
     let file = component.to_str().unwrap();
-    let checked = done(&["check", file], folder.path());
+    let checked = run_plugin_command(&["check", file], folder.path());
     // The grants, and the instance.
     let (_, lines) = checked.split_once("add to the configuration:").unwrap();
     let config =
         lines.replace("If it discovers no instances, or another plugin owns them, name the ones to sample:", "");
-    is_told_what_is_not_granted(&component);
-    let ran = done(&["run", file, "--grant-all", "--json"], folder.path());
+    assert_missing_grant_is_named(&component);
+    let ran = run_plugin_command(&["run", file, "--grant-all", "--json"], folder.path());
     let ran: serde_json::Value = serde_json::from_str(&ran).unwrap();
     assert!(ran["samples"]["host"]["load_avg_1m"].is_number(), "it finds what it samples: {ran}");
     let host = Host::start(&format!("poll.interval = '200ms'\n{config}"), &[]);
@@ -64,7 +65,7 @@ fn from_new_to_a_sample(language: &str) -> Host {
     let page = host.plugin(name);
     assert_eq!((&page["about"], &page["missing"]), (&"The load average".into(), &serde_json::json!([])), "{page}");
     // It has nothing to say of others.
-    let put = host.write("PUT", "/v1/instances/web-9", &format!("{{\"samplers\":[\"{name}\"]}}"));
+    let put = host.send_as_writer("PUT", "/v1/instances/web-9", &format!("{{\"samplers\":[\"{name}\"]}}"));
     assert!(put.status == 200 || put.status == 201, "{put:?}");
     host.until("/v1/instances/web-9", |instance| instance.json()["state"] == "ended");
     assert_eq!(host.get("/v1/instances/web-9/usage").status, 404);
@@ -72,33 +73,33 @@ fn from_new_to_a_sample(language: &str) -> Host {
 }
 
 #[test]
-fn a_new_rust_sampler_measures() {
-    from_new_to_a_sample("rust");
+fn a_rust_sampler_from_the_template_gives_samples() {
+    sample_with_new_plugin("rust");
 }
 
 #[test]
-fn a_new_javascript_sampler_measures() {
-    from_new_to_a_sample("js");
+fn a_javascript_sampler_from_the_template_gives_samples() {
+    sample_with_new_plugin("js");
 }
 
 #[test]
-fn a_new_python_sampler_measures_and_is_there_at_once_at_the_next_start() {
-    let host = from_new_to_a_sample("python");
+fn a_python_sampler_from_the_template_gives_samples_and_is_not_compiled_again_after_a_restart() {
+    let host = sample_with_new_plugin("python");
     let about = "plugin=\"my-python-sampler\" bytes=18";
     host.until_logged(&format!("compiling {about}"));
     host.until_logged(&format!("compiled {about}"));
     let host = host.restart();
     host.until("/v1/plugins/my-python-sampler", |page| page.json()["calls"].as_u64() > Some(0));
-    let log = host.last_words();
+    let log = host.stop_and_read_log();
     assert!(!log.contains("compiling"), "it is there compiled: {log}");
 }
 
 #[test]
-fn a_new_source_of_any_language_passes_its_own_test() {
+fn a_source_from_the_template_passes_its_own_test_in_every_language() {
     for language in ["rust", "python", "js"] {
         let folder = tempfile::tempdir().unwrap();
-        let component = made(folder.path(), language, "source");
-        let ran = done(&["run", component.to_str().unwrap(), "--config", "{\"total\":5}"], folder.path());
+        let component = new_plugin_component(folder.path(), language, "source");
+        let ran = run_plugin_command(&["run", component.to_str().unwrap(), "--config", "{\"total\":5}"], folder.path());
         assert!(ran.contains("\"total_active\": 5"), "{language}: {ran}");
         if language == "python" {
             // A host would compile it once more.
@@ -111,15 +112,15 @@ fn a_new_source_of_any_language_passes_its_own_test() {
 }
 
 #[test]
-fn the_examples_build_pass_their_tests_and_measure_this_machine() {
+fn the_example_plugins_build_pass_their_tests_and_sample_this_machine() {
     let mut samples = serde_json::Map::new();
     for (name, grant) in [("pressure", "/proc/pressure/*"), ("sockets", "/proc/net/sockstat")] {
         let folder = tempfile::tempdir().unwrap();
         copy(&workspace().join("plugins/examples").join(name), folder.path());
-        let tested = done(&["test"], folder.path());
+        let tested = run_plugin_command(&["test"], folder.path());
         assert!(tested.matches("ok").count() >= 2, "{tested}");
         let component = folder.path().join(name).with_extension("wasm");
-        let ran = done(&["run", component.to_str().unwrap(), "--read", grant, "--json"], folder.path());
+        let ran = run_plugin_command(&["run", component.to_str().unwrap(), "--read", grant, "--json"], folder.path());
         samples.insert(name.to_owned(), serde_json::from_str(&ran).unwrap());
     }
     assert!(samples["sockets"]["samples"]["host"]["sockets_used"].as_f64() > Some(0.0), "{samples:?}");
@@ -129,7 +130,7 @@ fn the_examples_build_pass_their_tests_and_measure_this_machine() {
     }
 }
 
-/// Without what was built in it.
+/// Copies a folder without its components.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -143,12 +144,12 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_build_ends_quietly_when_nobody_reads_what_it_prints() {
+fn plugin_build_succeeds_when_its_output_pipe_is_closed() {
     let folder = tempfile::tempdir().unwrap();
-    done(&["new", "unread", "--lang", "js"], folder.path());
+    run_plugin_command(&["new", "unread", "--lang", "js"], folder.path());
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let mut build = author();
+    let mut build = author_command();
     build.args(["plugin", "build", "unread"]).current_dir(&folder);
     build.stdout(writer.try_clone().unwrap()).stderr(writer);
     assert_eq!(build.status().unwrap().code(), Some(0));
@@ -156,30 +157,30 @@ fn a_build_ends_quietly_when_nobody_reads_what_it_prints() {
 }
 
 #[test]
-fn a_language_whose_tool_is_missing_is_told_how_to_get_it() {
+fn plugin_build_without_the_language_tool_names_the_command_that_installs_it() {
     for (language, tool, way_out) in
         [("python", "componentize-py", "pip install"), ("js", "componentize-", "npm install")]
     {
         let folder = tempfile::tempdir().unwrap();
-        done(&["new", "mine", "--lang", language], folder.path());
+        run_plugin_command(&["new", "mine", "--lang", language], folder.path());
         let (code, _, error) =
-            run(author().args(["plugin", "build", "mine"]).env("PATH", "/usr/bin:/bin").current_dir(&folder));
+            run(author_command().args(["plugin", "build", "mine"]).env("PATH", "/usr/bin:/bin").current_dir(&folder));
         assert!(code == 1 && error.contains(tool) && error.contains(way_out), "{error}");
     }
 }
 
 #[test]
-fn a_plugin_that_cannot_be_made_or_built_is_refused_by_name() {
+fn plugin_new_and_plugin_build_name_the_cause_when_they_fail() {
     let folder = tempfile::tempdir().unwrap();
     let fails = |arguments: &[&str]| {
-        let (code, out, error) = run(author().arg("plugin").args(arguments).current_dir(&folder));
+        let (code, out, error) = run(author_command().arg("plugin").args(arguments).current_dir(&folder));
         assert_eq!(code, 1, "{out}");
         error
     };
     assert!(fails(&["new", "Not_A_Name"]).contains("Not_A_Name"));
     assert!(fails(&["new", "fine", "--sdk", "/nowhere"]).contains("--sdk"));
     assert!(fails(&["build", "."]).contains("holds no plugin"));
-    done(&["new", "mine", "--lang", "js"], folder.path());
+    run_plugin_command(&["new", "mine", "--lang", "js"], folder.path());
     assert!(fails(&["new", "mine", "--lang", "js"]).contains("is there already"));
     fs::write(folder.path().join("mine/plugin.js"), "this is no script").unwrap();
     assert!(fails(&["build", "mine"]).contains("could not build mine"));
@@ -187,13 +188,13 @@ fn a_plugin_that_cannot_be_made_or_built_is_refused_by_name() {
 }
 
 #[test]
-fn a_recording_of_this_machine_replays_and_a_difference_is_named() {
+fn a_recording_of_this_machine_replays_and_a_changed_value_fails_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let case = folder.path().join("tests/now");
     let record =
         ["run", "procfs", "--instance", "host", "--cpu", "5s", "--deadline", "10s", "--record", case.to_str().unwrap()];
-    done(&record, folder.path());
-    let replay = || run(author().args(["plugin", "test", "--file", "procfs"]).current_dir(&folder));
+    run_plugin_command(&record, folder.path());
+    let replay = || run(author_command().args(["plugin", "test", "--file", "procfs"]).current_dir(&folder));
     let (code, out, error) = replay();
     assert!(code == 0 && out.contains("ok"), "{out}{error}");
     let meminfo = case.join("tick-2/proc/meminfo");
@@ -201,16 +202,16 @@ fn a_recording_of_this_machine_replays_and_a_difference_is_named() {
     fs::write(meminfo, changed).unwrap();
     let (code, out, error) = replay();
     assert!(code == 1 && out.contains("tick 2, host.memory_limit_mb is"), "{out}{error}");
-    let (code, _, error) = run(author().arg("plugin").args(record).current_dir(&folder));
+    let (code, _, error) = run(author_command().arg("plugin").args(record).current_dir(&folder));
     assert!(code == 1 && error.contains("exists already"), "nothing is written over: {error}");
 }
 
 #[test]
-fn what_gives_no_sample_fails_and_leaves_no_recording() {
+fn plugin_run_without_a_sample_fails_and_leaves_no_recording() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("verbs.wasm"), verbs()).unwrap();
     let fails = |arguments: &[&str]| {
-        let (code, out, error) = run(author().arg("plugin").args(arguments).current_dir(&folder));
+        let (code, out, error) = run(author_command().arg("plugin").args(arguments).current_dir(&folder));
         assert_eq!(code, 1, "{out}");
         error
     };
@@ -223,15 +224,17 @@ fn what_gives_no_sample_fails_and_leaves_no_recording() {
 }
 
 #[test]
-fn a_newer_version_is_compared_with_the_older_one() {
+fn plugin_check_lists_the_differences_from_an_older_version() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("old.wasm"), verbs()).unwrap();
-    fs::write(folder.path().join("new.wasm"), version(2)).unwrap();
-    let check = |config: &str| done(&["check", "new.wasm", "--against", "old.wasm", "--config", config], folder.path());
+    fs::write(folder.path().join("new.wasm"), verbs_version(2)).unwrap();
+    let check = |config: &str| {
+        run_plugin_command(&["check", "new.wasm", "--against", "old.wasm", "--config", config], folder.path())
+    };
     assert!(check("{}").contains("nothing that the older version could not"));
-    let compared = done(&["check", "procfs", "--against", "old.wasm"], folder.path());
+    let compared = run_plugin_command(&["check", "procfs", "--against", "old.wasm"], folder.path());
     assert!(compared.contains("+ need    read /proc/stat") && compared.contains("- import  wasi:"), "{compared}");
-    let report = done(&["check", "procfs", "--against", "old.wasm", "--json"], folder.path());
+    let report = run_plugin_command(&["check", "procfs", "--against", "old.wasm", "--json"], folder.path());
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let added: Vec<_> = report["against"]["added"].as_array().unwrap().iter().filter_map(|one| one.as_str()).collect();
     assert!(added.contains(&"need read /proc/stat"), "{report}");
@@ -239,8 +242,9 @@ fn a_newer_version_is_compared_with_the_older_one() {
 }
 
 #[test]
-fn calls_are_measured_without_a_host() {
-    let report = done(&["bench", "procfs", "--seconds", "1", "--instance", "host", "--json"], &workspace());
+fn plugin_bench_reports_call_times_cpu_times_and_memory() {
+    let report =
+        run_plugin_command(&["bench", "procfs", "--seconds", "1", "--instance", "host", "--json"], &workspace());
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let time = |name: &str| report["call_seconds"][name].as_f64().unwrap();
     assert!(0.0 < time("p50") && time("p50") <= time("p99") && time("p99") <= time("worst"), "{report}");
@@ -251,22 +255,22 @@ fn calls_are_measured_without_a_host() {
     assert_eq!(report["limits"], limits);
 }
 
-/// A block below a page's heading.
-fn block(page: &str, heading: &str, language: &str) -> String {
+/// Returns the first code block of a language below a heading of a page.
+fn code_block_below(page: &str, heading: &str, language: &str) -> String {
     let page = fs::read_to_string(workspace().join(page)).unwrap();
     let below = page.split(heading).nth(1).expect("the page has the heading");
     let begin = format!("```{language}\n");
     below.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned()
 }
 
-/// A block of the handbook's page about plugins.
+/// Returns a code block of the handbook's page about plugins.
 fn handbook_block(language: &str) -> String {
-    block("host/docs/plugins.md", "## Your first plugin in three languages", language)
+    code_block_below("host/docs/plugins.md", "## Your first plugin in three languages", language)
 }
 
 #[test]
-fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
-    let readme = block("README.md", "## Your first plugin", "rust");
+fn the_plugins_of_the_readme_and_handbook_build_and_sample_in_every_language() {
+    let readme = code_block_below("README.md", "## Your first plugin", "rust");
     for (name, language, code, file) in [
         ("readme-short", "rust", readme, "src/lib.rs"),
         ("readme-rust", "rust", handbook_block("rust"), "src/lib.rs"),
@@ -274,28 +278,29 @@ fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
         ("readme-js", "js", handbook_block("js"), "plugin.js"),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        done(&["new", name, "--lang", language], folder.path());
+        run_plugin_command(&["new", name, "--lang", language], folder.path());
         let project = folder.path().join(name);
         assert!(code.lines().count() <= 25, "short enough to read at once");
         fs::write(project.join(file), code).unwrap();
-        let built = done(&["build"], &project);
+        let built = run_plugin_command(&["build"], &project);
         assert!(built.contains("built in"), "{built}");
         let file = format!("{name}.wasm");
-        let checked = done(&["check", &file], &project);
+        let checked = run_plugin_command(&["check", &file], &project);
         assert!(checked.contains("read = [\"/proc/loadavg\"]"), "{checked}");
-        is_told_what_is_not_granted(&project.join(&file));
-        let ran = done(&["run", "--instance", "host", "--read", "/proc/loadavg", &file], &project);
+        assert_missing_grant_is_named(&project.join(&file));
+        let ran = run_plugin_command(&["run", "--instance", "host", "--read", "/proc/loadavg", &file], &project);
         assert!(ran.contains("load_avg_1m"), "{ran}");
-        let ran = done(&["run", "--instance", "host", "--instance", "web-9", "--grant-all", &file], &project);
+        let ran =
+            run_plugin_command(&["run", "--instance", "host", "--instance", "web-9", "--grant-all", &file], &project);
         assert!(ran.contains("web-9  the instance is gone"), "it does not answer for others: {ran}");
         if language == "js" {
-            is_not_quarantined_for_a_missing_grant(&fs::read(project.join(&file)).unwrap());
+            assert_missing_grant_does_not_quarantine(&fs::read(project.join(&file)).unwrap());
         }
     }
 }
 
-/// An exception nobody catches ends the call and the instance of the plugin, and is a gap with its reason all the same.
-fn is_not_quarantined_for_a_missing_grant(component: &[u8]) {
+/// Checks that an uncaught exception, which ends the plugin's instance, is only a gap with its reason.
+fn assert_missing_grant_does_not_quarantine(component: &[u8]) {
     let config =
         "poll.interval = '100ms'\n[plugins.load]\nshare_instances = true\n[plugins.load.limits]\nfailures = 3\n";
     let host = Host::start(config, &[("load", component)]);
@@ -306,9 +311,9 @@ fn is_not_quarantined_for_a_missing_grant(component: &[u8]) {
 }
 
 #[test]
-fn the_readmes_configuration_puts_a_plugins_field_beside_the_bundled_ones() {
+fn the_handbooks_configuration_adds_a_plugins_field_to_the_bundled_ones() {
     let folder = tempfile::tempdir().unwrap();
-    let component = made(folder.path(), "js", "sampler");
+    let component = new_plugin_component(folder.path(), "js", "sampler");
     let config = format!("poll.interval = '100ms'\n{}", handbook_block("toml"));
     let host = Host::start(&config, &[("load", &fs::read(component).unwrap())]);
     let usage = host.until("/v1/instances/host/usage", |usage| {

@@ -1,4 +1,4 @@
-//! A greedy peer beside a modest one: what all share is shared.
+//! Limits per peer: a greedy peer beside a modest one.
 
 use crate::harness::{connect_from, request, send, stream, verbs};
 use dropsonde::config::{Config, Size};
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// Points of `big`, a second apart.
+/// Number of points of `big`, a second apart.
 const POINTS: i64 = 1000;
 
-/// One with an instance of very many fields.
-async fn host(change: impl FnOnce(&mut Config)) -> Host {
+/// Starts a host with an instance of 256 fields.
+async fn host_with_big_instance(change: impl FnOnce(&mut Config)) -> Host {
     let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
     config.store.memory_only = true;
     change(&mut config);
@@ -32,15 +32,15 @@ async fn host(change: impl FnOnce(&mut Config)) -> Host {
     host
 }
 
-/// As many sockets as may be.
+/// Raises the limit of open files to its maximum.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
-/// Asks for something, and reads the first of the answer.
-fn ask(address: &str, path: &str) -> (TcpStream, String) {
+/// Sends a request from the greedy peer, and reads the beginning of the response.
+fn send_and_read_head(address: &str, path: &str) -> (TcpStream, String) {
     let mut socket = connect_from(GREEDY, address);
     write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
     let mut head = vec![0; 1024];
@@ -49,18 +49,19 @@ fn ask(address: &str, path: &str) -> (TcpStream, String) {
     (socket, String::from_utf8_lossy(&head).into_owned())
 }
 
-/// Returns an answer, also one in pieces. The memory of the answer before may be given back a moment after it was read.
-fn whole(address: &str, path: &str) -> serde_json::Value {
+/// Returns the JSON of a response, also one in chunks. Repeats the request while the host refuses it with 429: the
+/// memory of the response before may be given back a moment after it was read.
+fn get_json_once_admitted(address: &str, path: &str) -> serde_json::Value {
     let answers = std::iter::repeat_with(|| stream(address, path, ""));
     let answer = answers.take(1000).find(|answer| answer.head.status != 429).unwrap();
     assert_eq!(answer.head.status, 200, "{path}");
-    serde_json::from_str(&answer.whole()).unwrap()
+    serde_json::from_str(&answer.read_body()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_a_peer_does_not_read_leave_memory_to_others() {
+async fn unread_responses_of_one_peer_leave_memory_to_other_peers() {
     // A peer may have 2 MiB, which is two large answers.
-    let host = host(|config| config.http.max_answer_bytes = Some(Size::new(4 << 20))).await;
+    let host = host_with_big_instance(|config| config.http.max_answer_bytes = Some(Size::new(4 << 20))).await;
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {
         for path in [
@@ -70,19 +71,20 @@ async fn answers_that_a_peer_does_not_read_leave_memory_to_others() {
         ] {
             // That the ones before have left is noticed once something is written to them.
             let large = "/v1/instances/big/usage/range?range=1h&resolution=1s";
-            let ask_again =
-                || std::iter::repeat_with(|| ask(&address, large)).find(|(_, head)| !head.contains(" 429 "));
+            let ask_again = || {
+                std::iter::repeat_with(|| send_and_read_head(&address, large)).find(|(_, head)| !head.contains(" 429 "))
+            };
             let held = [(); 2].map(|()| ask_again().unwrap());
             for (_, head) in &held {
                 assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");
             }
-            let (_, refused) = ask(&address, path);
+            let (_, refused) = send_and_read_head(&address, path);
             assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("retry-after: 5"), "{refused}");
             assert!(refused.contains("http.max_answer_bytes"), "{refused}");
             // Another has all of it.
-            assert!(whole(&address, path).to_string().contains("\"field_255\":"), "{path}");
+            assert!(get_json_once_admitted(&address, path).to_string().contains("\"field_255\":"), "{path}");
         }
-        let points = whole(&address, "/v1/instances/big/usage/range?range=1h&resolution=1s");
+        let points = get_json_once_admitted(&address, "/v1/instances/big/usage/range?range=1h&resolution=1s");
         assert!(points.as_array().unwrap().len() as i64 >= POINTS - 1);
         let small = request(&address, "GET", "/v1/instances/big/usage/range?range=1m&fields=field_1", "");
         assert!(small.header("content-length").is_some(), "{small:?}");
@@ -93,11 +95,11 @@ async fn answers_that_a_peer_does_not_read_leave_memory_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_guesses_tokens_has_to_wait_and_others_log_in() {
+async fn a_peer_that_guesses_tokens_at_the_login_gets_429_and_other_peers_can_log_in() {
     let folder = tempfile::TempDir::new().unwrap();
     let token = folder.path().join("read.token");
     std::fs::write(&token, "the right one").unwrap();
-    let host = host(|config| config.auth.read_token_file = Some(token)).await;
+    let host = host_with_big_instance(|config| config.auth.read_token_file = Some(token)).await;
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {
         let guess = |token: &str| {
@@ -127,11 +129,11 @@ async fn a_peer_that_guesses_tokens_has_to_wait_and_others_log_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_that_a_peer_does_not_finish_leave_memory_to_others() {
+async fn unfinished_request_bodies_of_one_peer_leave_memory_to_other_peers() {
     let folder = tempfile::TempDir::new().unwrap();
     let token = folder.path().join("write.token");
     std::fs::write(&token, "may write").unwrap();
-    let host = host(|config| {
+    let host = host_with_big_instance(|config| {
         config.auth.write_token_file = Some(token);
         config.http.max_answer_bytes = Some(Size::new(4 << 20));
     })
@@ -169,8 +171,9 @@ async fn large_bodies_that_a_peer_does_not_finish_leave_memory_to_others() {
     host.stop().await;
 }
 
-/// Fifteen hundred instances every 100 ms, and one that counts. As many streams of all, of one peer, and none of them read.
-fn with_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
+/// Starts a host with 1500 instances every 100 ms and one that counts, and opens as many streams of all of them from
+/// one peer, without reading any.
+fn host_with_1500_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
     let config = "poll.interval = '100ms'\npoll.discover_interval = '1h'\n\
                   [[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\nlimits = { deadline = '10s' }\n\
                   [plugins.flock]\nconfig = { flock = 1500 }\nlimits = { cpu = '90ms', output = '64MiB' }\n\
@@ -187,16 +190,16 @@ fn with_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
 }
 
 #[test]
-fn a_peer_that_reads_none_of_its_streams_delays_no_stream_of_another_and_is_named() {
-    beside_unread_streams("HTTP/1.1");
+fn unread_streams_of_one_peer_delay_no_other_peer_and_health_names_that_peer() {
+    assert_unread_streams_delay_no_other_peer("HTTP/1.1");
 }
 
 #[test]
-fn a_peer_that_reads_none_of_its_streams_that_connections_carry_delays_no_stream_of_another_and_is_named() {
-    beside_unread_streams("HTTP/1.0");
+fn unread_http_1_0_streams_of_one_peer_delay_no_other_peer_and_health_names_that_peer() {
+    assert_unread_streams_delay_no_other_peer("HTTP/1.0");
 }
 
-/// Reads what comes on some sockets, until the other end is gone or all are over.
+/// Reads some sockets until the other end has closed all of them.
 fn read_all(mut sockets: Vec<TcpStream>) {
     sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
     let mut piece = vec![0; 64 << 10];
@@ -209,45 +212,45 @@ fn read_all(mut sockets: Vec<TcpStream>) {
 }
 
 #[test]
-fn a_peer_that_reads_its_streams_that_connections_carry_costs_another_no_sample() {
+fn many_http_1_0_streams_read_by_one_peer_cost_another_peer_no_sample() {
     raise_open_files();
-    let (host, streams) = with_streams("HTTP/1.0");
+    let (host, streams) = host_with_1500_streams("HTTP/1.0");
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
     let reading = std::thread::spawn(|| read_all(streams));
-    counts(&mut host.stream("/v1/instances/count/usage/stream"));
+    assert_no_sample_is_missed(&mut host.stream("/v1/instances/count/usage/stream"));
     drop(host);
     reading.join().unwrap();
 }
 
-/// A modest stream has each sample, whenever it comes.
-fn counts(modest: &mut crate::harness::Stream) {
-    let (_, _, first) = modest.told();
+/// Checks that a modest stream has each of 50 samples.
+fn assert_no_sample_is_missed(modest: &mut crate::harness::EventStream) {
+    let (_, _, first) = modest.next_event();
     let first = first["value"].as_u64().unwrap();
     for count in first + 1..first + 50 {
-        let (what, _, sample) = modest.told();
+        let (what, _, sample) = modest.next_event();
         assert_eq!((&*what, sample["value"].as_u64()), ("usage", Some(count)));
     }
 }
 
-fn beside_unread_streams(version: &str) {
+fn assert_unread_streams_delay_no_other_peer(version: &str) {
     raise_open_files();
-    let (host, unread) = with_streams(version);
+    let (host, unread) = host_with_1500_streams(version);
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
     let begins = Instant::now();
     let mut modest = host.stream("/v1/instances/count/usage/stream");
-    modest.told();
+    modest.next_event();
     // A minute and more where all streams are written in turn.
     assert!(begins.elapsed() < Duration::from_secs(20), "it began after {:?}", begins.elapsed());
-    counts(&mut modest);
+    assert_no_sample_is_missed(&mut modest);
     host.until("/health", |health| health.body.contains("client 127.0.0.2 reads many of its streams more slowly"));
     assert!(!host.get("/health").body.contains("127.0.0.1"), "who reads is not named");
     drop(unread);
 }
 
-/// Has very many fields, all of which are on its page.
-struct Wide(String);
+/// A sampler with 200 fields, all of which are on its page.
+struct WideSampler(String);
 
-impl Sampler for Wide {
+impl Sampler for WideSampler {
     fn name(&self) -> &str {
         &self.0
     }
@@ -262,7 +265,7 @@ impl Sampler for Wide {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has_its_share_of() {
+async fn large_lists_of_hosts_and_plugins_are_sent_in_chunks_and_count_against_the_peers_share() {
     // More than the kernel keeps for a client that reads nothing.
     const HOSTS: usize = 40_000;
     const PLUGINS: usize = 200;
@@ -271,7 +274,7 @@ async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has
     config.http.max_answer_bytes = Some(Size::new(4 << 20));
     let mut host = Host::builder().config(config).without_plugins();
     for nth in 0..PLUGINS {
-        host = host.sampler(Wide(format!("wide-{nth:03}")));
+        host = host.sampler(WideSampler(format!("wide-{nth:03}")));
     }
     let host = host.start().await.unwrap();
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
@@ -284,13 +287,13 @@ async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {
         let path = "/telemetry/hosts";
-        let held = [(); 2].map(|()| ask(&address, path));
+        let held = [(); 2].map(|()| send_and_read_head(&address, path));
         for (_, head) in &held {
             assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");
         }
-        let (_, refused) = ask(&address, path);
+        let (_, refused) = send_and_read_head(&address, path);
         assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("http.max_answer_bytes"), "{refused}");
-        let hosts = whole(&address, "/telemetry/hosts");
+        let hosts = get_json_once_admitted(&address, "/telemetry/hosts");
         let hosts: Vec<_> = hosts["hosts"].as_array().unwrap().iter().map(|host| host.as_str().unwrap()).collect();
         assert!(hosts.len() == HOSTS && hosts.is_sorted(), "{}", hosts.len());
         drop(held);
@@ -298,7 +301,7 @@ async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has
         let mut answers = std::iter::repeat_with(|| stream(&address, "/v1/plugins", ""));
         let plugins = answers.find(|plugins| plugins.head.status != 429).unwrap();
         assert_eq!((plugins.head.status, plugins.head.header("content-length")), (200, None), "it is large, too");
-        let plugins: serde_json::Value = serde_json::from_str(&plugins.whole()).unwrap();
+        let plugins: serde_json::Value = serde_json::from_str(&plugins.read_body()).unwrap();
         let names: Vec<_> = plugins.as_array().unwrap().iter().map(|page| page["name"].as_str().unwrap()).collect();
         assert!(names.len() >= PLUGINS && names.is_sorted(), "{names:?}");
     })

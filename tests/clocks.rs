@@ -1,4 +1,4 @@
-use crate::harness::{Host, WallClock, run, verbs};
+use crate::harness::{Host, SettableWallClock, run, verbs};
 use std::time::Duration;
 
 const EVERY_100_MS: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
@@ -7,8 +7,8 @@ const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 const YEAR_MS: i64 = 365 * DAY_MS;
 
-/// The times of all that `store export` finds of an instance.
-fn exported(host: &Host) -> Vec<String> {
+/// Returns the times of all samples that `store export` finds.
+fn exported_times(host: &Host) -> Vec<String> {
     let mut command = crate::harness::dropsonde();
     command.args(["store", "export", "--format", "csv", "--instance", "ok", "--data"]).arg(host.data());
     let (code, out, errors) = run(&mut command);
@@ -16,8 +16,8 @@ fn exported(host: &Host) -> Vec<String> {
     out.lines().skip(1).map(|line| line.split(',').next().unwrap().to_owned()).collect()
 }
 
-/// The tenths of seconds around a time in which a range has something.
-fn around(host: &Host, now_ms: i64) -> Vec<String> {
+/// Returns the times of the samples within a minute of a time, in buckets of 100 ms.
+fn sample_times_around(host: &Host, now_ms: i64) -> Vec<String> {
     let (since, until) = ((now_ms - 60_000) / 1000, (now_ms + 60_000) / 1000);
     let path = format!("/v1/instances/ok/usage/range?since={since}&until={until}&resolution=100ms");
     let range = host.get(&path).json();
@@ -28,7 +28,7 @@ fn now_ms() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64
 }
 
-/// Waits until so many more samples were published than there were.
+/// Waits until `more` further samples were published.
 fn until_published(host: &Host, more: u64) {
     let published = |metrics: &str| {
         let line =
@@ -39,19 +39,19 @@ fn until_published(host: &Host, more: u64) {
     host.until("/metrics", |metrics| published(&metrics.body) >= before + more);
 }
 
-/// Starts with a clock that is wrong, then right; what was recorded, by which clock, is there in the end.
-fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
-    let clock = WallClock::right();
+/// Starts with a wrong clock and sets it right: samples recorded by either clock are there in the end.
+fn no_sample_is_lost_after_a_start_with_the_clock_off_by(ms: i64) {
+    let clock = SettableWallClock::at_real_time();
     let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
     until_published(&host, 5);
-    let right = around(&host, now_ms());
+    let right = sample_times_around(&host, now_ms());
     assert!(right.len() >= 3);
 
     host.stop();
     clock.set(ms);
-    let mut host = host.started_again_as(clock.dropsonde());
+    let mut host = host.start_again_as(clock.dropsonde());
     until_published(&host, 5);
-    let (wrong_ms, before) = (now_ms() + ms, around(&host, now_ms() + ms));
+    let (wrong_ms, before) = (now_ms() + ms, sample_times_around(&host, now_ms() + ms));
     assert!(before.len() >= 3, "{before:?}");
     let latest = host.get("/v1/instances/ok/usage").json()["at"].as_str().unwrap().to_owned();
     assert!(before.iter().any(|at| at[..13] == latest[..13]), "the latest is what was read last: {latest}");
@@ -62,9 +62,9 @@ fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
         ["back", "ahead"].map(|direction| format!("dropsonde_clock_jumps_total{{direction=\"{direction}\"}} 1"));
     host.until("/metrics", |metrics| jumps.iter().all(|jump| metrics.body.contains(jump)));
     until_published(&host, 5);
-    let after = around(&host, now_ms());
+    let after = sample_times_around(&host, now_ms());
     assert!(right.iter().all(|at| after.contains(at)), "what was there before stays: {right:?} {after:?}");
-    let wrong = around(&host, wrong_ms);
+    let wrong = sample_times_around(&host, wrong_ms);
     if ms < 0 {
         assert!(before.iter().all(|at| wrong.contains(at)), "{before:?} {wrong:?}");
     } else {
@@ -75,7 +75,7 @@ fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
     let reasons = health.json()["reasons"].to_string();
     assert!(reasons.contains("the clock was set "), "{reasons}");
     host.stop();
-    let all = exported(&host);
+    let all = exported_times(&host);
     for at in right.iter().chain(&before).chain(&after) {
         let at = at.trim_end_matches('Z');
         assert!(all.iter().any(|row| row.starts_with(at)), "{at} is gone: {all:?}");
@@ -89,47 +89,47 @@ fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
 }
 
 #[test]
-fn nothing_is_lost_after_a_start_an_hour_in_the_past() {
-    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(-HOUR_MS);
+fn no_sample_is_lost_after_a_start_with_the_clock_an_hour_behind() {
+    no_sample_is_lost_after_a_start_with_the_clock_off_by(-HOUR_MS);
 }
 
 #[test]
-fn nothing_is_lost_after_a_start_in_the_past_century() {
-    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(-56 * YEAR_MS);
+fn no_sample_is_lost_after_a_start_with_the_clock_56_years_behind() {
+    no_sample_is_lost_after_a_start_with_the_clock_off_by(-56 * YEAR_MS);
 }
 
 #[test]
-fn nothing_is_lost_after_a_start_two_hours_ahead() {
-    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(2 * HOUR_MS);
+fn no_sample_is_lost_after_a_start_with_the_clock_two_hours_ahead() {
+    no_sample_is_lost_after_a_start_with_the_clock_off_by(2 * HOUR_MS);
 }
 
 #[test]
-fn nothing_is_lost_after_a_start_ten_years_ahead() {
-    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(10 * YEAR_MS);
+fn no_sample_is_lost_after_a_start_with_the_clock_ten_years_ahead() {
+    no_sample_is_lost_after_a_start_with_the_clock_off_by(10 * YEAR_MS);
 }
 
 #[test]
-fn a_reader_that_comes_back_after_the_clock_was_set_back_misses_nothing() {
-    let clock = WallClock::right();
+fn a_stream_resumed_after_the_clock_was_set_back_begins_with_a_reset_to_the_first_missed_sample() {
+    let clock = SettableWallClock::at_real_time();
     let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
     until_published(&host, 3);
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    let (_, seen, _) = stream.told();
+    let (_, seen, _) = stream.next_event();
     drop(stream);
     host.stop();
     clock.set(-2 * HOUR_MS);
-    let host = host.started_again_as(clock.dropsonde());
+    let host = host.start_again_as(clock.dropsonde());
     until_published(&host, 3);
     let mut stream = host.stream_after("/v1/instances/ok/usage/stream", &seen);
-    let (event, _, reset) = stream.told();
+    let (event, _, reset) = stream.next_event();
     assert_eq!(event, "reset");
     let from = reset["from"].as_str().unwrap().to_owned();
-    let first = around(&host, now_ms() - 2 * HOUR_MS)[0].clone();
+    let first = sample_times_around(&host, now_ms() - 2 * HOUR_MS)[0].clone();
     assert!(from <= first, "{from} is later than {first}");
 }
 
 #[test]
-fn a_host_that_was_stopped_for_a_while_makes_no_spike() {
+fn a_host_paused_by_sigstop_records_no_cpu_spike() {
     let config = "poll.interval = '200ms'\n[plugins.procfs.config]\ntop = 0\n";
     let host = Host::start(config, &[]);
     let path = "/v1/instances/host/usage/range?range=1m&resolution=20ms&fields=cpu_percent";
@@ -149,8 +149,8 @@ fn a_host_that_was_stopped_for_a_while_makes_no_spike() {
 }
 
 #[test]
-fn a_clock_before_1970_resets_no_connection() {
-    let clock = WallClock::right();
+fn a_clock_before_1970_breaks_no_request_or_stream() {
+    let clock = SettableWallClock::at_real_time();
     clock.set(-100 * YEAR_MS);
     let host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
     for _ in 0..20 {
@@ -163,6 +163,6 @@ fn a_clock_before_1970_resets_no_connection() {
     let login = crate::harness::request(&host.address, "POST", "/login", &host.bearer("write"));
     assert_eq!(login.status, 204, "{login:?}");
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    assert!(stream.sample()["at"].as_str().unwrap().starts_with("19"));
+    assert!(stream.next_sample()["at"].as_str().unwrap().starts_with("19"));
     assert!(!host.log().contains("panicked"), "{}", host.log());
 }

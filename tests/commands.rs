@@ -2,7 +2,7 @@ use crate::harness::{Host, dropsonde, run, verbs};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-fn file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+fn write_file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     path
@@ -13,14 +13,14 @@ fn wat(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn who_has_read_enough_is_no_reason_to_fail() {
+fn plugin_check_succeeds_when_its_output_pipe_is_closed() {
     let mut child = dropsonde().args(["plugin", "check", "procfs"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn check_refuses_what_is_no_plugin_and_says_why() {
+fn plugin_check_refuses_invalid_components_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let newer = r#"(component (instance $i) (export "dropsonde:plugin/plugin@0.2.0" (instance $i)))"#;
     let stranger = r#"(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#;
@@ -33,7 +33,7 @@ fn check_refuses_what_is_no_plugin_and_says_why() {
         ("stranger.wasm", wat(stranger), "it exports wasi:cli/run@0.2.0"),
         ("truncated.wasm", truncated.to_vec(), "not a valid component"),
     ] {
-        let (code, out, error) = run(dropsonde().args(["plugin", "check"]).arg(file(&folder, name, &bytes)));
+        let (code, out, error) = run(dropsonde().args(["plugin", "check"]).arg(write_file(&folder, name, &bytes)));
         assert!(code == 1 && error.contains(says) && out.is_empty(), "{name}: {code} {error}");
     }
     let (code, _, error) = run(dropsonde().args(["plugin", "check", "/no/such.wasm"]));
@@ -43,9 +43,9 @@ fn check_refuses_what_is_no_plugin_and_says_why() {
 }
 
 #[test]
-fn check_shows_exports_imports_and_the_grants_to_paste() {
+fn plugin_check_shows_exports_imports_and_the_grants_to_paste() {
     let folder = tempfile::tempdir().unwrap();
-    let verbs = file(&folder, "verbs.wasm", verbs());
+    let verbs = write_file(&folder, "verbs.wasm", verbs());
     let (code, out, error) =
         run(dropsonde().args(["plugin", "check", "--config", r#"{"read":"/etc/hostname"}"#]).arg(&verbs));
     assert_eq!(code, 0, "{error}");
@@ -68,14 +68,14 @@ fn check_shows_exports_imports_and_the_grants_to_paste() {
 }
 
 #[test]
-fn run_shows_samples_with_call_time_and_memory() {
+fn plugin_run_shows_samples_call_time_and_memory() {
     let (code, out, error) = run(dropsonde().args(["plugin", "run", "procfs", "--instance", "host", "--json"]));
     assert_eq!(code, 0, "{error}");
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert!(report["samples"]["host"]["cpu_percent"].is_number(), "rates are there: {report}");
     assert!(report["call_seconds"].as_f64().unwrap() > 0.0 && report["memory_bytes"].as_u64().unwrap() > 0);
     let folder = tempfile::tempdir().unwrap();
-    let verbs = file(&folder, "verbs.wasm", verbs());
+    let verbs = write_file(&folder, "verbs.wasm", verbs());
     let (code, out, _) = run(dropsonde().args(["plugin", "run", "--instance", "ok", "--instance", "gone"]).arg(&verbs));
     assert!(code == 0 && out.contains("value") && out.contains("gone  the instance is gone"), "{out}");
     let (code, _, error) = run(dropsonde().args(["plugin", "run", "--instance", "panic"]).arg(&verbs));
@@ -83,7 +83,7 @@ fn run_shows_samples_with_call_time_and_memory() {
 }
 
 #[test]
-fn a_running_host_is_asked_from_the_command_line() {
+fn client_commands_show_instances_samples_ranges_and_streams_of_a_running_host() {
     let host = Host::start("poll.interval = '100ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200 && usage.json()["cpu_percent"].is_number());
     let ask = |args: &[&str]| run(dropsonde().args(args).args(["--url", &host.url()]));
@@ -115,7 +115,7 @@ fn a_running_host_is_asked_from_the_command_line() {
 }
 
 #[test]
-fn an_instance_or_a_field_that_is_not_there_is_told_with_the_one_that_may_be_meant() {
+fn client_commands_name_unknown_instances_and_fields_and_suggest_the_nearest() {
     let host = Host::start("poll.interval = '100ms'\n[[instances]]\nid = 'idle'\nsamplers = ['nobody']\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200 && usage.json()["cpu_percent"].is_number());
     let fails = |args: &[&str]| {
@@ -142,9 +142,9 @@ fn an_instance_or_a_field_that_is_not_there_is_told_with_the_one_that_may_be_mea
 }
 
 #[test]
-fn a_plugin_is_told_what_it_uses_and_which_limit_it_exceeds() {
+fn plugin_run_shows_usage_of_each_limit_and_names_the_exceeded_one() {
     let folder = tempfile::tempdir().unwrap();
-    let verbs = file(&folder, "verbs.wasm", verbs());
+    let verbs = write_file(&folder, "verbs.wasm", verbs());
     let run = |args: &[&str]| run(dropsonde().args(["plugin", "run"]).arg(&verbs).args(args));
     let (code, out, error) = run(&["--instance", "ok", "--cpu", "90ms", "--memory", "32MiB", "--deadline", "2s"]);
     assert_eq!(code, 0, "{error}");
@@ -168,9 +168,9 @@ fn a_plugin_is_told_what_it_uses_and_which_limit_it_exceeds() {
 }
 
 #[test]
-fn grant_all_grants_what_a_plugin_needs_and_says_what_that_is() {
+fn grant_all_grants_what_a_plugin_needs_and_lists_it() {
     let folder = tempfile::tempdir().unwrap();
-    let verbs = file(&folder, "verbs.wasm", verbs());
+    let verbs = write_file(&folder, "verbs.wasm", verbs());
     let mut command = dropsonde();
     command.args(["plugin", "run", "--instance", "read", "--config", r#"{"read":"/proc/loadavg"}"#]).arg(&verbs);
     let (code, _, error) = run(&mut command);
@@ -181,7 +181,7 @@ fn grant_all_grants_what_a_plugin_needs_and_says_what_that_is() {
 }
 
 #[test]
-fn a_host_that_is_not_there_is_said_with_the_way_out() {
+fn client_commands_say_how_to_start_a_host_when_none_responds() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (code, _, error) = run(dropsonde().args(["instances", "--url", &format!("http://{port}")]));
     assert!(code == 1 && error.contains("no host answers") && error.contains("dropsonde serve"), "{error}");

@@ -1,4 +1,4 @@
-//! Where people run it: under the filters and limits that service managers, containers and older kernels set.
+//! Hosts under the filters and limits that service managers, containers and older kernels set.
 
 use crate::harness::{Host, Response, components, connect_from, run, verbs, workspace};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -7,15 +7,15 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// System calls that every architecture has under these numbers.
+/// System call numbers that are the same on every architecture.
 const CLONE3: i64 = 435;
 const OPENAT2: i64 = 437;
 
 const ENOSYS: u32 = 38;
 const EPERM: u32 = 1;
 
-/// Starts hosts on a thread whose children have these filters, the last one set first.
-fn under<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + Send) -> T {
+/// Calls `start` on a thread whose child processes have these filters, the last one set first.
+fn with_filters<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let filtered = scope.spawn(move || {
             filters.iter().rev().for_each(|filter| apply_filter(filter).unwrap());
@@ -25,8 +25,8 @@ fn under<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + Send) ->
     })
 }
 
-/// Answers some system calls with an error.
-fn answering(calls: &[i64], errno: u32) -> BpfProgram {
+/// Returns a filter that makes some system calls fail with an error.
+fn errno_filter(calls: &[i64], errno: u32) -> BpfProgram {
     let filter = SeccompFilter::new(
         calls.iter().map(|call| (*call, Vec::new())).collect(),
         SeccompAction::Allow,
@@ -36,12 +36,12 @@ fn answering(calls: &[i64], errno: u32) -> BpfProgram {
     filter.unwrap().try_into().unwrap()
 }
 
-fn where_openat2_answers<T: Send>(errno: u32, start: impl FnOnce() -> T + Send) -> T {
-    under(vec![answering(&[OPENAT2], errno)], start)
+fn where_openat2_fails_with<T: Send>(errno: u32, start: impl FnOnce() -> T + Send) -> T {
+    with_filters(vec![errno_filter(&[OPENAT2], errno)], start)
 }
 
-/// The filter of `SystemCallFilter=` for some of systemd's groups, with `SystemCallErrorNumber=EPERM`.
-fn allowing(groups: &[&str]) -> BpfProgram {
+/// Returns the filter of `SystemCallFilter=` for some of systemd's groups, with `SystemCallErrorNumber=EPERM`.
+fn allow_filter(groups: &[&str]) -> BpfProgram {
     let (mut calls, mut known) = (BTreeSet::new(), BTreeSet::new());
     let mut ahead: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
     while let Some(group) = ahead.pop() {
@@ -75,20 +75,20 @@ fn systemd_analyze() -> Command {
     Command::new("systemd-analyze")
 }
 
-/// The unit as it is shipped, but for where the binary is.
-fn unit() -> String {
+/// Returns the shipped unit with the path of the tested binary.
+fn systemd_unit() -> String {
     let unit = std::fs::read_to_string(workspace().join("host/systemd/dropsonde.service")).unwrap();
     unit.replace("/usr/local/bin/dropsonde", env!("CARGO_BIN_EXE_dropsonde"))
 }
 
-/// The value of a setting of the unit.
-fn setting(name: &str) -> String {
-    let unit = unit();
+/// Returns the value of a setting of the unit.
+fn unit_setting(name: &str) -> String {
+    let unit = systemd_unit();
     let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("{name} is not in the unit")).to_owned()
 }
 
-/// The binary by a script that may mount what nobody else sees.
+/// Returns the command for the binary in a mount namespace of its own, started by a script.
 fn with_mounts(script: &str) -> Command {
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
@@ -98,8 +98,8 @@ fn with_mounts(script: &str) -> Command {
     command
 }
 
-/// The binary under limits of the shell's `ulimit`.
-fn limited(limit: &str) -> Command {
+/// Returns the command for the binary under a limit of the shell's `ulimit`.
+fn with_ulimit(limit: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!(r#"ulimit {limit} && exec "$0" "$@""#), env!("CARGO_BIN_EXE_dropsonde")]);
     command
@@ -110,9 +110,9 @@ fn has_cpu(usage: &Response) -> bool {
 }
 
 #[test]
-fn this_machine_is_measured_where_openat2_is_unknown_or_forbidden() {
+fn procfs_samples_this_machine_where_openat2_is_unknown_or_forbidden() {
     for errno in [ENOSYS, EPERM] {
-        let host = where_openat2_answers(errno, || {
+        let host = where_openat2_fails_with(errno, || {
             Host::start("poll.interval = '1s'\nplugins.procfs.limits.cpu = '1s'\n", &[])
         });
         let usage = host.until("/v1/instances/host/usage", has_cpu).json();
@@ -124,10 +124,10 @@ fn this_machine_is_measured_where_openat2_is_unknown_or_forbidden() {
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() {
+fn systemd_analyze_accepts_the_unit_and_rates_its_exposure_low() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dropsonde.service");
-    std::fs::write(&file, unit()).unwrap();
+    std::fs::write(&file, systemd_unit()).unwrap();
     let (code, out, error) = run(systemd_analyze().args(["verify", "--man=no"]).arg(&file));
     assert_eq!((code, out.as_str(), error.as_str()), (0, "", ""));
     // In tenths: 2.0.
@@ -137,24 +137,30 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() {
 }
 
 #[test]
-fn this_machine_is_measured_under_the_system_calls_that_the_unit_leaves() {
-    assert_eq!(setting("SystemCallFilter"), "@system-service");
-    assert_eq!(setting("SystemCallErrorNumber"), "EPERM");
-    assert_eq!((setting("RestrictSUIDSGID"), setting("RestrictNamespaces")), ("yes".to_owned(), "yes".to_owned()));
+fn plugins_give_samples_under_the_system_call_filter_of_the_unit() {
+    assert_eq!(unit_setting("SystemCallFilter"), "@system-service");
+    assert_eq!(unit_setting("SystemCallErrorNumber"), "EPERM");
+    assert_eq!(
+        (unit_setting("RestrictSUIDSGID"), unit_setting("RestrictNamespaces")),
+        ("yes".to_owned(), "yes".to_owned())
+    );
     // The last two have no flags that a filter could look at: systemd answers them with ENOSYS.
-    let filters = vec![allowing(&["@system-service", "@default"]), answering(&[OPENAT2, CLONE3], ENOSYS)];
-    let host = under(filters, || Host::start("poll.interval = '200ms'\n", &[("verbs", verbs())]));
+    let filters = vec![allow_filter(&["@system-service", "@default"]), errno_filter(&[OPENAT2, CLONE3], ENOSYS)];
+    let host = with_filters(filters, || Host::start("poll.interval = '200ms'\n", &[("verbs", verbs())]));
     host.until("/v1/instances/host/usage", has_cpu);
     host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
-    assert_eq!(host.write("PUT", "/v1/instances/ok", r#"{"samplers":["verbs"]}"#).status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/ok", r#"{"samplers":["verbs"]}"#).status, 200);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let health = host.get("/health").json();
     assert_eq!(health["status"], "healthy", "{health}");
 }
 
 #[test]
-fn this_machine_is_measured_without_capabilities_on_a_file_system_that_is_read_only_but_for_its_folder() {
-    assert_eq!((setting("ProtectSystem"), setting("CapabilityBoundingSet")), ("strict".to_owned(), String::new()));
+fn plugins_give_samples_without_capabilities_on_a_read_only_file_system() {
+    assert_eq!(
+        (unit_setting("ProtectSystem"), unit_setting("CapabilityBoundingSet")),
+        ("strict".to_owned(), String::new())
+    );
     // As systemd does: all is read-only, but for what is a mount of its own.
     const CONFINED: &str = r#"
         for folder in "$DATA" /proc/sys /sys; do mount --rbind "$folder" "$folder"; done
@@ -185,12 +191,12 @@ fn this_machine_is_measured_without_capabilities_on_a_file_system_that_is_read_o
 }
 
 #[test]
-fn a_file_that_is_not_granted_is_denied_where_openat2_is_unknown_and_no_magic_link_is_followed() {
+fn ungranted_files_and_magic_links_are_denied_where_openat2_is_unknown() {
     let config = "poll.interval = '200ms'\n[[instances]]\nid = 'read'\nsamplers = ['link', 'other']\n\
                   [plugins.link]\nconfig = { read = '/proc/self/root/etc/passwd' }\n\
                   grants = { read = ['/proc/**', '/etc/**'] }\n\
                   [plugins.other]\nconfig = { read = '/etc/passwd' }\ngrants = { read = ['/proc/**'] }\n";
-    let host = where_openat2_answers(ENOSYS, || Host::start(config, &[("link", verbs()), ("other", verbs())]));
+    let host = where_openat2_fails_with(ENOSYS, || Host::start(config, &[("link", verbs()), ("other", verbs())]));
     for name in ["link", "other"] {
         let page = host.until(&format!("/v1/plugins/{name}"), |page| page.json().get("last_failure").is_some()).json();
         let reason = page["last_failure"]["reason"].as_str().unwrap();
@@ -214,9 +220,9 @@ fn a_sampler_that_never_gave_a_sample_degrades_health_with_the_reason() {
 }
 
 #[test]
-fn a_limit_of_address_space_below_what_compiling_needs_is_named_with_its_value_and_the_way_out() {
+fn a_plugin_that_cannot_be_compiled_within_the_address_space_limit_fails_and_names_it() {
     let slow = components::slow_to_compile(20_000);
-    let host = Host::start_as(limited("-v 1000000"), "", &[("slow", &slow)]);
+    let host = Host::start_as(with_ulimit("-v 1000000"), "", &[("slow", &slow)]);
     let page = host.until("/v1/plugins/slow", |page| page.json()["state"] == "failed").json();
     let reason = page["last_failure"]["reason"].as_str().unwrap();
     assert_eq!(
@@ -227,8 +233,8 @@ fn a_limit_of_address_space_below_what_compiling_needs_is_named_with_its_value_a
 }
 
 #[test]
-fn a_start_with_too_little_address_space_names_the_limit_its_value_and_the_way_out() {
-    let (code, _, error) = run(limited("-v 300000").args(["serve", "--listen", "127.0.0.1:0", "--memory-only"]));
+fn a_start_with_too_little_address_space_fails_and_names_the_limit() {
+    let (code, _, error) = run(with_ulimit("-v 300000").args(["serve", "--listen", "127.0.0.1:0", "--memory-only"]));
     assert_eq!(code, 1, "{error}");
     assert_eq!(
         error,
@@ -238,7 +244,7 @@ fn a_start_with_too_little_address_space_names_the_limit_its_value_and_the_way_o
 }
 
 #[test]
-fn a_start_on_a_read_only_data_folder_goes_on_without_what_it_cannot_write() {
+fn a_host_with_a_read_only_data_folder_serves_from_memory_and_degrades_health() {
     // The last argument is the data directory.
     const READ_ONLY: &str = r#"
         for data; do :; done
@@ -271,16 +277,16 @@ fn a_start_on_a_read_only_data_folder_goes_on_without_what_it_cannot_write() {
     assert!(host.log().contains("the last samples could not be written"), "{}", host.log());
 
     // With what an earlier start made it has tokens and history.
-    let made = host.started_again();
+    let made = host.start_again();
     made.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let first = made.restart_as(with_mounts(READ_ONLY));
     assert_eq!(first.get("/v1/instances/ok/usage").status, 200, "it was written before");
-    assert_eq!(first.write("PUT", "/v1/instances/a", "{}").status, 200);
+    assert_eq!(first.send_as_writer("PUT", "/v1/instances/a", "{}").status, 200);
     first.until("/health", |health| health.body.contains("history is in memory alone since"));
 }
 
 #[test]
-fn history_beyond_the_limit_of_file_sizes_goes_on_in_memory_and_the_stop_says_what_was_lost() {
+fn history_stays_in_memory_beyond_the_file_size_limit_and_stopping_reports_the_loss() {
     let config = "poll.interval = '100ms'\n[store]\nflush_interval = '50ms'\n";
     let mut host = Host::start(config, &[]);
     host.until("/v1/instances/host/usage", has_cpu);
@@ -299,9 +305,9 @@ fn history_beyond_the_limit_of_file_sizes_goes_on_in_memory_and_the_stop_says_wh
 }
 
 #[test]
-fn a_limit_of_file_sizes_below_what_a_plugin_needs_is_named_with_its_value_and_the_way_out() {
+fn a_plugin_that_needs_more_than_the_file_size_limit_fails_and_names_it() {
     // In blocks of 512 bytes.
-    let host = Host::start_cold_as(limited("-f 16"), "", &[]);
+    let host = Host::start_cold_as(with_ulimit("-f 16"), "", &[]);
     let page = host.until("/v1/plugins/procfs", |page| page.json().get("last_failure").is_some()).json();
     assert_eq!(
         page["last_failure"]["reason"],
@@ -310,8 +316,8 @@ fn a_limit_of_file_sizes_below_what_a_plugin_needs_is_named_with_its_value_and_t
     );
 }
 
-/// Unread answers and streams, of several peers.
-fn unread(address: &str, each: usize) -> Vec<std::net::TcpStream> {
+/// Opens connections of several peers whose responses and streams nobody reads.
+fn open_unread_connections(address: &str, each: usize) -> Vec<std::net::TcpStream> {
     use std::io::Write as _;
     let paths = ["/v1/instances", "/metrics", "/v1/stream", "/v1/usage/range?range=1h&label=kind%3Dflock", "/v1/usage"];
     let open = |(peer, nth): (u8, usize)| {
@@ -324,13 +330,13 @@ fn unread(address: &str, each: usize) -> Vec<std::net::TcpStream> {
 }
 
 #[test]
-fn a_plugin_that_does_not_fit_into_the_address_space_is_refused_and_those_that_run_go_on() {
+fn plugins_beyond_the_address_space_limit_are_refused_and_running_ones_continue() {
     let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '200ms'\n\
                   limits = { deadline = '10s' }\n";
-    let host = Host::start_as(limited("-v 2097152"), config, &[("modest", verbs())]);
+    let host = Host::start_as(with_ulimit("-v 2097152"), config, &[("modest", verbs())]);
     host.until("/v1/instances/count/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/count/usage/stream");
-    let first = stream.sample()["value"].as_u64().unwrap();
+    let first = stream.next_sample()["value"].as_u64().unwrap();
     let names: Vec<_> = (0..24).map(|nth| format!("copy-{nth:02}")).collect();
     for name in &names {
         std::fs::write(host.data().join("plugins").join(name).with_extension("wasm"), verbs()).unwrap();
@@ -351,7 +357,7 @@ fn a_plugin_that_does_not_fit_into_the_address_space_is_refused_and_those_that_r
     }
     // Its own instance was the same all the while: it counts its calls.
     for count in first + 1..first + 20 {
-        assert_eq!(stream.sample()["value"].as_u64(), Some(count));
+        assert_eq!(stream.next_sample()["value"].as_u64(), Some(count));
     }
     let page = host.plugin("modest");
     assert_eq!((&page["state"], &page["quarantined"]), (&json!("running"), &json!(null)), "{page}");
@@ -359,24 +365,24 @@ fn a_plugin_that_does_not_fit_into_the_address_space_is_refused_and_those_that_r
     // Whoever leaves makes room.
     let running = names.iter().find(|name| host.plugin(name)["state"] == "running").unwrap();
     let failed = names.iter().find(|name| host.plugin(name)["state"] == "failed").unwrap();
-    assert_eq!(host.ordered("DELETE", &format!("/v1/plugins/{running}"), b"").status, 204);
-    let is_back = |path: &str| host.ordered("POST", path, b"").status < 300;
-    crate::harness::until("there is no room yet", || is_back(&format!("/v1/plugins/{failed}/reload")));
+    assert_eq!(host.send_as_admin("DELETE", &format!("/v1/plugins/{running}"), b"").status, 204);
+    let is_back = |path: &str| host.send_as_admin("POST", path, b"").status < 300;
+    crate::harness::wait_until("there is no room yet", || is_back(&format!("/v1/plugins/{failed}/reload")));
     assert_eq!(host.plugin(failed)["state"], "running");
 }
 
 #[test]
-fn unread_answers_and_streams_of_several_peers_fit_into_a_small_address_space() {
+fn unread_responses_and_streams_of_several_peers_fit_into_2_gib_of_address_space() {
     let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n\
                   limits = { deadline = '10s' }\n[plugins.flock]\ninterval = '1s'\n\
                   config = { flock = 1500, wide = 2 }\nlimits = { cpu = '900ms', output = '64MiB' }\n";
-    let host = Host::start_as(limited("-v 2097152"), config, &[("modest", verbs()), ("flock", verbs())]);
+    let host = Host::start_as(with_ulimit("-v 2097152"), config, &[("modest", verbs()), ("flock", verbs())]);
     host.until("/v1/instances/flock-1499/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/count/usage/stream");
-    let first = stream.sample()["value"].as_u64().unwrap();
-    let unread = unread(&host.address, 100);
+    let first = stream.next_sample()["value"].as_u64().unwrap();
+    let unread = open_unread_connections(&host.address, 100);
     for count in first + 1..first + 20 {
-        assert_eq!(stream.sample()["value"].as_u64(), Some(count));
+        assert_eq!(stream.next_sample()["value"].as_u64(), Some(count));
     }
     assert!(host.threads() < 200, "{} threads", host.threads());
     assert_eq!(host.plugin("modest")["state"], "running");

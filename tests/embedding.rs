@@ -13,14 +13,14 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Reads its own number of every instance but `odd`; another name is another behaviour.
-struct Native {
+/// A sampler that reads its own number for every instance but `odd`; some names of instances behave otherwise.
+struct NumberSampler {
     name: &'static str,
     number: f64,
     finds: &'static [&'static str],
 }
 
-impl Sampler for Native {
+impl Sampler for NumberSampler {
     fn name(&self) -> &str {
         self.name
     }
@@ -44,10 +44,10 @@ impl Sampler for Native {
     }
 }
 
-/// One that forgets most of what it was asked.
-struct Forgetful;
+/// A sampler that returns one value, however many instances were asked for.
+struct ForgetfulSampler;
 
-impl Sampler for Forgetful {
+impl Sampler for ForgetfulSampler {
     fn name(&self) -> &str {
         "forgetful"
     }
@@ -65,8 +65,8 @@ impl Sampler for Forgetful {
     }
 }
 
-fn native(name: &'static str, number: f64) -> Native {
-    Native { name, number, finds: &[] }
+fn number_sampler(name: &'static str, number: f64) -> NumberSampler {
+    NumberSampler { name, number, finds: &[] }
 }
 
 fn id(text: &str) -> InstanceId {
@@ -85,7 +85,7 @@ fn config() -> Config {
     config
 }
 
-/// Without plugins: those are compiled by the same program, and this one runs tests.
+/// Returns a builder without plugins: the same program compiles those, and this one runs tests.
 fn builder() -> dropsonde::host::HostBuilder {
     Host::builder().config(config()).without_plugins()
 }
@@ -95,8 +95,8 @@ async fn get(host: &Host, path: &str) -> crate::harness::Response {
     tokio::task::spawn_blocking(move || request(&address, "GET", &path, "")).await.unwrap()
 }
 
-/// The next sample's number.
-async fn number(host: &Host, instance: &str) -> f64 {
+/// Returns the number of the next sample.
+async fn next_number(host: &Host, instance: &str) -> f64 {
     let mut watch = host.service().watch(Selection::One(id(instance))).unwrap();
     match watch.next().await.unwrap() {
         WatchItem::Event(event) => match &event.what {
@@ -108,11 +108,11 @@ async fn number(host: &Host, instance: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_native_sampler_is_polled_and_shown_as_a_plugin_is() {
-    let host = builder().sampler(Native { name: "mine", number: 5.0, finds: &["found"] }).start().await.unwrap();
+async fn a_native_sampler_is_polled_and_served_like_a_plugin() {
+    let host = builder().sampler(NumberSampler { name: "mine", number: 5.0, finds: &["found"] }).start().await.unwrap();
     let service = host.service();
     service.track(wanted("asked")).unwrap();
-    assert_eq!((number(&host, "found").await, number(&host, "asked").await), (5.0, 5.0));
+    assert_eq!((next_number(&host, "found").await, next_number(&host, "asked").await), (5.0, 5.0));
     assert_eq!(get(&host, "/v1/instances/asked/usage").await.json()["number"], 5);
     let plugin = get(&host, "/v1/plugins/mine").await.json();
     assert_eq!((&plugin["state"], &plugin["native"]), (&"running".into(), &true.into()));
@@ -132,8 +132,9 @@ async fn a_native_sampler_is_polled_and_shown_as_a_plugin_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() {
-    let builder = builder().sampler(native("bad", 1.0)).sampler(native("good", 2.0)).sampler(Forgetful);
+async fn a_native_sampler_that_panics_or_returns_too_few_values_does_not_affect_others() {
+    let builder =
+        builder().sampler(number_sampler("bad", 1.0)).sampler(number_sampler("good", 2.0)).sampler(ForgetfulSampler);
     let host = builder.start().await.unwrap();
     for (sampler, instance) in
         [("bad", "panic"), ("good", "odd"), ("good", "fine"), ("forgetful", "a"), ("forgetful", "b")]
@@ -142,7 +143,7 @@ async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() 
         host.service().track(TrackRequest { samplers, ..wanted(instance) }).unwrap();
     }
     for _ in 0..3 {
-        assert_eq!(number(&host, "fine").await, 2.0);
+        assert_eq!(next_number(&host, "fine").await, 2.0);
     }
     let failed = async |name: &str, why: &str| {
         loop {
@@ -186,13 +187,13 @@ async fn a_native_source_is_part_of_the_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_platforms_events_are_followed_until_the_subscription_is_dropped() {
-    let host = builder().sampler(native("mine", 1.0)).start().await.unwrap();
+async fn lifecycle_events_of_a_platform_are_applied_until_the_subscription_is_detached() {
+    let host = builder().sampler(number_sampler("mine", 1.0)).start().await.unwrap();
     let (platform, events) = tokio::sync::mpsc::unbounded_channel();
     let send = |what, name: &str| platform.send(Lifecycle { what, instance: id(name), labels: None });
-    let subscription = host.attach_to_events(Events(events));
+    let subscription = host.attach_to_events(PlatformEvents(events));
     send(LifecycleChange::Created, "x").unwrap();
-    assert_eq!(number(&host, "x").await, 1.0);
+    assert_eq!(next_number(&host, "x").await, 1.0);
     let mut watch = host.service().watch(Selection::One(id("x"))).unwrap();
     send(LifecycleChange::Deleted, "x").unwrap();
     while watch.next().await.is_some() {}
@@ -203,9 +204,9 @@ async fn a_platforms_events_are_followed_until_the_subscription_is_dropped() {
     host.stop().await;
 }
 
-struct Events(tokio::sync::mpsc::UnboundedReceiver<Lifecycle>);
+struct PlatformEvents(tokio::sync::mpsc::UnboundedReceiver<Lifecycle>);
 
-impl futures_core::Stream for Events {
+impl futures_core::Stream for PlatformEvents {
     type Item = Lifecycle;
 
     fn poll_next(
@@ -217,7 +218,7 @@ impl futures_core::Stream for Events {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hosts_share_nothing() {
+async fn two_hosts_in_one_process_share_no_instances_samples_or_metrics() {
     let (one_metrics, two_metrics) = (HostMetrics::new().unwrap(), HostMetrics::new().unwrap());
     one_metrics
         .registry
@@ -225,27 +226,27 @@ async fn two_hosts_share_nothing() {
         .unwrap()
         .with_label_values(&["oslo"])
         .inc();
-    let one = builder().metrics(one_metrics).sampler(native("mine", 1.0)).start().await.unwrap();
-    let two = builder().metrics(two_metrics).sampler(native("mine", 2.0)).start().await.unwrap();
+    let one = builder().metrics(one_metrics).sampler(number_sampler("mine", 1.0)).start().await.unwrap();
+    let two = builder().metrics(two_metrics).sampler(number_sampler("mine", 2.0)).start().await.unwrap();
     for host in [&one, &two] {
         host.service().track(wanted("x")).unwrap();
     }
     one.service().track(wanted("y")).unwrap();
-    assert_eq!((number(&one, "x").await, number(&two, "x").await), (1.0, 2.0));
+    assert_eq!((next_number(&one, "x").await, next_number(&two, "x").await), (1.0, 2.0));
     assert_eq!(get(&two, "/v1/instances/y").await.status, 404);
     assert!(get(&one, "/metrics").await.body.contains("shop_orders_total{city=\"oslo\",service=\"shop\"} 1"));
     assert!(!get(&two, "/metrics").await.body.contains("shop_orders_total"));
     one.stop().await;
-    assert_eq!(number(&two, "x").await, 2.0);
+    assert_eq!(next_number(&two, "x").await, 2.0);
     two.stop().await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_native_sampler_is_named() {
+async fn native_samplers_with_invalid_or_duplicate_names_are_refused() {
     for (builder, why) in [
-        (builder().sampler(native("no name", 1.0)), "\"no name\" is not a valid name"),
+        (builder().sampler(number_sampler("no name", 1.0)), "\"no name\" is not a valid name"),
         (
-            builder().sampler(native("a", 1.0)).sampler(native("a", 2.0)),
+            builder().sampler(number_sampler("a", 1.0)).sampler(number_sampler("a", 2.0)),
             "two native samplers or sources have the name \"a\"",
         ),
     ] {
@@ -254,8 +255,8 @@ async fn what_cannot_be_a_native_sampler_is_named() {
     }
 }
 
-/// `cargo test` builds them, unless it is told `--test`.
-fn example(name: &str) -> String {
+/// Runs an example. `cargo test` builds the examples, unless it is given `--test`.
+fn run_example(name: &str) -> String {
     let tests = std::env::current_exe().unwrap();
     let example: PathBuf = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
     assert!(example.exists(), "there is no {}: cargo build --examples makes it", example.display());
@@ -265,24 +266,24 @@ fn example(name: &str) -> String {
 }
 
 #[test]
-fn the_examples_run() {
-    let embedded = example("embedded");
+fn the_examples_run_and_print_their_results() {
+    let embedded = run_example("embedded");
     assert!(embedded.contains("queue-oslo: ") && embedded.contains("queue-berlin: "), "{embedded}");
-    let events = example("events");
+    let events = run_example("events");
     assert!(events.contains("web-1: Some(0.5)") && events.contains("web-2 is Paused"), "{events}");
     assert!(events.contains("and then: None"), "{events}");
-    let history = example("history");
+    let history = run_example("history");
     assert!(history.contains("[\"example.org\"]") && history.contains("1 hour: 61 points"), "{history}");
 }
 
-/// What becomes of an instance, minute by minute, in the host's own time: none of it is waited for.
+/// Checks minute by minute, in the host's own paused time.
 #[tokio::test(start_paused = true)]
-async fn history_grows_by_six_samples_a_minute_while_an_instance_is_tracked_and_not_otherwise() {
+async fn an_instance_gains_six_samples_a_minute_only_while_it_is_tracked() {
     const NOON: i64 = 1_763_812_800_000;
     let mut config = config();
     config.poll.interval = "10s".parse().unwrap();
     let builder = Host::builder().config(config).clock(Clock::starting_at(NOON)).without_plugins();
-    let host = builder.sampler(native("mine", 1.0)).start().await.unwrap();
+    let host = builder.sampler(number_sampler("mine", 1.0)).start().await.unwrap();
     let service = host.service();
     let query = Query { since_ms: 0, until_ms: i64::MAX, step_ms: 1000, align: Align::Epoch, fields: None };
     let samples = || service.range(&id("x"), &query).map(|points| points.at_ms.len());

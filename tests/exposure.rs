@@ -1,4 +1,4 @@
-//! What strangers reach: other machines, other sites' pages, other names.
+//! Other machines, other sites' pages and other host names: what they can reach.
 
 use crate::harness::{Host, dropsonde, request, run};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 
-/// One request as it is written, and the whole answer.
-fn raw(address: &str, request: &str) -> String {
+/// Sends a request as it is written, and returns the whole response.
+fn send_raw(address: &str, request: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
@@ -20,7 +20,7 @@ fn status(answer: &str) -> u16 {
 }
 
 #[test]
-fn other_machines_are_not_served_in_plain_or_without_a_token_unless_an_operator_insists() {
+fn listening_beyond_loopback_without_tls_is_refused_unless_insecure_is_given() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().display().to_string();
     for listen in ["0.0.0.0:0", "[::]:0"] {
@@ -35,10 +35,10 @@ fn other_machines_are_not_served_in_plain_or_without_a_token_unless_an_operator_
 }
 
 #[test]
-fn a_name_that_is_not_its_own_is_refused() {
+fn requests_with_an_unknown_host_name_get_421() {
     let host = Host::start("http.hosts = ['metrics.example.com']\n", &[]);
     let ask =
-        |head: &str| raw(&host.address, &format!("GET /v1/instances HTTP/1.1\r\n{head}Connection: close\r\n\r\n"));
+        |head: &str| send_raw(&host.address, &format!("GET /v1/instances HTTP/1.1\r\n{head}Connection: close\r\n\r\n"));
     for own in ["localhost", "127.0.0.1:9090", "metrics.example.com", "METRICS.example.com:443", "[::1]"] {
         assert_eq!(status(&ask(&format!("Host: {own}\r\n"))), 200, "{own}");
     }
@@ -50,14 +50,16 @@ fn a_name_that_is_not_its_own_is_refused() {
     for none in ["", "Host: a\r\nHost: localhost\r\n", "Host: user@localhost\r\n", "Host: \r\n", "Host: a b\r\n"] {
         assert_eq!(status(&ask(none)), 400, "{none:?}");
     }
-    let absolute =
-        raw(&host.address, "GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let absolute = send_raw(
+        &host.address,
+        "GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    );
     assert_eq!(status(&absolute), 421);
-    assert_eq!(status(&raw(&host.address, "GET /health HTTP/1.0\r\n\r\n")), 200, "as old probes ask");
+    assert_eq!(status(&send_raw(&host.address, "GET /health HTTP/1.0\r\n\r\n")), 200, "as old probes ask");
 }
 
 #[test]
-fn what_pages_of_other_sites_send_is_refused_and_a_link_is_followed() {
+fn cross_site_requests_are_refused_except_navigation_to_the_front_page() {
     let host = Host::start("", &[]);
     let ask = |path: &str, headers: &str| host.request_with("GET", path, headers).status;
     assert_eq!(ask("/v1/instances", "Sec-Fetch-Site: cross-site\r\n"), 403);
@@ -73,7 +75,7 @@ fn what_pages_of_other_sites_send_is_refused_and_a_link_is_followed() {
 }
 
 #[test]
-fn no_other_origin_reads_answers_unless_it_is_configured() {
+fn other_origins_can_read_responses_only_when_configured() {
     let from = |origin: &str| format!("Origin: {origin}\r\nSec-Fetch-Site: cross-site\r\n");
     let plain = Host::start("", &[]);
     let answer = plain.request_with("GET", "/health", "Origin: https://dash.example.com\r\n");
@@ -95,7 +97,7 @@ fn no_other_origin_reads_answers_unless_it_is_configured() {
 }
 
 #[test]
-fn every_answer_tells_browsers_what_it_is_not_for() {
+fn every_response_has_the_security_headers() {
     let host = Host::start("", &[]);
     for path in ["/", "/health", "/no/such/path", "/v1/instances/host/usage/range?range=x", "/metrics"] {
         let answer = host.get(path);
@@ -110,7 +112,7 @@ fn every_answer_tells_browsers_what_it_is_not_for() {
 }
 
 #[test]
-fn a_socket_in_the_file_system_is_for_those_who_may_open_it() {
+fn a_unix_socket_has_the_configured_mode_serves_clients_and_is_removed_at_stop() {
     let mut host =
         Host::start_at("unix:{}/d.sock", dropsonde(), "poll.interval = '100ms'\nhttp.socket_mode = 0o660\n", &[]);
     let path = host.folder().join("d.sock");
@@ -145,7 +147,7 @@ fn a_socket_in_the_file_system_is_for_those_who_may_open_it() {
     let other = |listen: &str| run(dropsonde().args(["serve", "--memory-only", "--listen", listen]));
     let (code, _, error) = other(&listen);
     assert!(code == 1 && error.contains("taken by another program"), "{error}");
-    host = host.killed();
+    host = host.kill_and_restart();
     assert_eq!(status(&ask("GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 200);
     assert_eq!(host.stop(), 0);
     assert!(!path.exists(), "it goes with the host");

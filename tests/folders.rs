@@ -1,4 +1,4 @@
-//! Folders that cannot be read, or go away, while the host runs or before it starts: it says so, and uses them once it can.
+//! Folders that are unreadable or missing: the host says so, and uses them once it can.
 
 use crate::harness::{Host, Response, dropsonde, verbs};
 use std::fs::{self, Permissions};
@@ -11,7 +11,7 @@ const CONFIG: &str = "poll.interval = '100ms'\npoll.discover_interval = '1s'\n[s
 
 const RANGE: &str = "/v1/instances/ok/usage/range?range=10m&resolution=100ms";
 
-/// A host as a user without capabilities runs it: permissions count for it, also where the tests run as root.
+/// Returns the command for a host without capabilities: permissions count for it, also where the tests run as root.
 fn without_capabilities() -> Command {
     if !rustix::process::geteuid().is_root() {
         return dropsonde();
@@ -21,7 +21,7 @@ fn without_capabilities() -> Command {
     command
 }
 
-fn allow(folder: &Path, mode: u32) {
+fn set_mode(folder: &Path, mode: u32) {
     fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
 }
 
@@ -33,73 +33,73 @@ fn is_healthy(health: &Response) -> bool {
     health.json()["status"] == "healthy"
 }
 
-fn tells(part: &str) -> impl Fn(&Response) -> bool {
+fn is_degraded_with(part: &str) -> impl Fn(&Response) -> bool {
     move |health| health.json()["status"] == "degraded" && health.json()["reasons"].to_string().contains(part)
 }
 
-fn samples(host: &Host) -> usize {
+fn sample_count(host: &Host) -> usize {
     let range = host.get(RANGE).json();
     range.as_array().unwrap().len()
 }
 
 #[test]
-fn a_host_starts_on_a_data_folder_it_cannot_read_and_uses_it_once_it_can() {
+fn a_host_starts_with_an_unreadable_data_folder_and_uses_it_once_it_is_readable() {
     let mut host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     host.until(RANGE, |range| range.json().as_array().is_some_and(|samples| samples.len() > 3));
-    assert_eq!(host.write("PUT", "/v1/instances/asked", r#"{"samplers":["verbs"]}"#).status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/asked", r#"{"samplers":["verbs"]}"#).status, 200);
     assert_eq!(host.stop(), 0);
-    let before = samples_of_last(&host);
+    let before = sample_count_after_start(&host);
     for folder in [host.data(), host.data().join("history")] {
-        allow(&folder, 0o000);
-        let unreadable = host.started_again_as(without_capabilities());
-        unreadable.until("/health", tells("history is in memory alone since"));
+        set_mode(&folder, 0o000);
+        let unreadable = host.start_again_as(without_capabilities());
+        unreadable.until("/health", is_degraded_with("history is in memory alone since"));
         let health = unreadable.get("/health").body;
         assert!(health.contains("Permission denied") && health.contains("the host retries"), "{health}");
         assert!(unreadable.log().contains("history is in memory alone until it can be read"), "{}", unreadable.log());
         unreadable.until("/v1/instances/host/usage", is_there);
-        allow(&folder, 0o700);
+        set_mode(&folder, 0o700);
         unreadable.until("/health", is_healthy);
-        assert!(samples(&unreadable) >= before, "what it had before is there");
+        assert!(sample_count(&unreadable) >= before, "what it had before is there");
         unreadable.until(RANGE, |range| range.json().as_array().is_some_and(|samples| samples.len() > before));
         unreadable.until("/v1/instances/asked", |instance| instance.json()["state"] == "tracked");
-        assert_eq!(unreadable.write("PUT", "/v1/instances/more", "").status, 200, "its tokens are read, too");
+        assert_eq!(unreadable.send_as_writer("PUT", "/v1/instances/more", "").status, 200, "its tokens are read, too");
         // What came while it could not be read is written, too.
         let host = unreadable.restart();
-        assert!(samples(&host) > before);
+        assert!(sample_count(&host) > before);
         assert_eq!(host.get("/v1/instances/more").status, 200);
         host.until("/health", is_healthy);
     }
 }
 
-/// Samples on disk, of a host that has ended.
-fn samples_of_last(host: &Host) -> usize {
-    let host = host.started_again();
-    let before = samples(&host);
+/// Returns the number of samples on disk, of a host that has ended.
+fn sample_count_after_start(host: &Host) -> usize {
+    let host = host.start_again();
+    let before = sample_count(&host);
     drop(host);
     before
 }
 
 #[test]
-fn a_data_folder_that_goes_away_under_a_running_host_degrades_health_until_it_is_back() {
+fn a_data_folder_that_is_moved_away_degrades_health_until_it_is_back() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     host.until("/health", is_healthy);
     let away = host.folder().join("away");
     fs::rename(host.data(), &away).unwrap();
     for part in ["its folder is gone", "cannot read the plugins folder", "cannot write the audit log"] {
-        host.until("/health", tells(part));
+        host.until("/health", is_degraded_with(part));
     }
     let at = host.get("/v1/instances/ok/usage").json()["at"].clone();
     host.until("/v1/instances/ok/usage", |usage| is_there(usage) && usage.json()["at"] != at);
     assert!(!host.data().exists(), "nobody makes it anew: it may be a disk that is not mounted");
     fs::rename(away, host.data()).unwrap();
     host.until("/health", is_healthy);
-    assert_eq!(host.write("PUT", "/v1/instances/more", "").status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/more", "").status, 200);
 }
 
 #[test]
-fn a_data_folder_that_is_deleted_under_a_running_host_is_used_again_once_there_is_one() {
+fn a_deleted_data_folder_degrades_health_and_is_used_again_once_recreated() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     // At once: the host makes files in it all the while.
@@ -112,27 +112,27 @@ fn a_data_folder_that_is_deleted_under_a_running_host_is_used_again_once_there_i
         "cannot write the audit log",
         "cannot read or make a token",
     ] {
-        host.until("/health", tells(part));
+        host.until("/health", is_degraded_with(part));
     }
     fs::create_dir(host.data()).unwrap();
-    allow(&host.data(), 0o700);
+    set_mode(&host.data(), 0o700);
     fs::create_dir(host.data().join("plugins")).unwrap();
     // That files of history were deleted is told for a while.
     host.until("/health", |health| health.json()["reasons"].as_array().is_some_and(|reasons| reasons.len() <= 1));
     assert!(host.data().join("history").exists() && host.data().join("audit.log").exists());
     host.until("/v1/instances/ok", |_| host.data().join("write.token").exists());
-    host.until("/v1/instances/ok", |_| host.write("PUT", "/v1/instances/more", "").status == 200);
+    host.until("/v1/instances/ok", |_| host.send_as_writer("PUT", "/v1/instances/more", "").status == 200);
 }
 
 #[test]
-fn a_plugins_folder_that_cannot_be_read_degrades_health_until_it_can() {
+fn an_unreadable_plugins_folder_degrades_health_until_it_is_readable() {
     let host = Host::start_as(without_capabilities(), CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     let folder = host.data().join("plugins");
-    allow(&folder, 0o000);
-    host.until("/health", tells("cannot read the plugins folder"));
+    set_mode(&folder, 0o000);
+    host.until("/health", is_degraded_with("cannot read the plugins folder"));
     assert_eq!(host.plugin("verbs")["state"], "running");
-    allow(&folder, 0o700);
+    set_mode(&folder, 0o700);
     host.until("/health", is_healthy);
     host.drop_in("more", verbs());
     host.until("/v1/plugins/more", |page| page.status == 200 && page.json()["state"] == "running");

@@ -1,16 +1,16 @@
-//! What a plugin may see of the world: what the operator says, and nothing else.
+//! Grants: plugins see only what the operator granted.
 
-use crate::harness::{Host, Response, Server, SocketServer, dropsonde, verbs};
+use crate::harness::{Host, Response, SocketServer, TestServer, dropsonde, verbs};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
 
-/// Plugins of the one guest, each with an instance of its own name and a section of its own: configuration and grants.
-fn host(verb: &str, sections: &[(&str, String)]) -> Host {
-    host_as(dropsonde(), verb, sections)
+/// Starts a host with plugins of the one guest, each with a section of its own.
+fn host_with_sections(verb: &str, sections: &[(&str, String)]) -> Host {
+    host_with_sections_as(dropsonde(), verb, sections)
 }
 
-fn host_as(command: Command, verb: &str, sections: &[(&str, String)]) -> Host {
+fn host_with_sections_as(command: Command, verb: &str, sections: &[(&str, String)]) -> Host {
     let names: Vec<_> = sections.iter().map(|(name, _)| format!("'{name}'")).collect();
     let mut config = format!("poll.interval = '1s'\n[[instances]]\nid = '{verb}'\nsamplers = [{}]\n", names.join(", "));
     for (name, section) in sections {
@@ -20,30 +20,30 @@ fn host_as(command: Command, verb: &str, sections: &[(&str, String)]) -> Host {
     Host::start_as(command, &config, &plugins)
 }
 
-/// What a plugin's sample gave, or why it gave nothing. That a busy machine was late is neither.
+/// Waits for a plugin's value or failure, and returns it. Being late on a busy machine is neither.
 fn outcome(host: &Host, plugin: &str) -> Result<f64, String> {
     let sampler = format!("sampler=\"{plugin}\"");
     let is_late = |reason: &str| reason.contains("no answer in time") || reason.contains("longer than its deadline");
     let mut outcome = None;
     host.until(&format!("/v1/plugins/{plugin}"), |page| {
         let failed = reason(page).filter(|reason| !is_late(reason));
-        outcome = value(&host.get("/metrics").body, &sampler).map(Ok).or(failed.map(Err));
+        outcome = sample_value(&host.get("/metrics").body, &sampler).map(Ok).or(failed.map(Err));
         outcome.is_some()
     });
     outcome.unwrap()
 }
 
-/// Of the last failure on a plugin's page.
+/// Returns the reason of the last failure on a plugin's page.
 fn reason(page: &Response) -> Option<String> {
     page.json()["last_failure"]["reason"].as_str().map(str::to_owned)
 }
 
-fn value(metrics: &str, sampler: &str) -> Option<f64> {
+fn sample_value(metrics: &str, sampler: &str) -> Option<f64> {
     let line = metrics.lines().find(|line| line.starts_with("dropsonde_sample_value{") && line.contains(sampler))?;
     line.rsplit(' ').next()?.parse().ok()
 }
 
-fn get(url: &str, grants: &[String]) -> String {
+fn http_section(url: &str, grants: &[String]) -> String {
     let grants: Vec<_> = grants.iter().map(|grant| format!("'{grant}'")).collect();
     format!(
         "limits = {{ cpu = '1s', http_body = '256KiB' }}\nconfig = {{ get = '{url}' }}\ngrants = {{ http = [{}] }}",
@@ -52,20 +52,20 @@ fn get(url: &str, grants: &[String]) -> String {
 }
 
 #[test]
-fn a_request_goes_to_granted_origins_alone() {
-    let (server, other) = (Server::start(), Server::start());
+fn http_requests_of_plugins_reach_only_granted_origins() {
+    let (server, other) = (TestServer::start(), TestServer::start());
     let (granted, denied) = (server.origin(), other.origin());
     let port = server.address.port();
-    let host = host(
+    let host = host_with_sections(
         "get",
         &[
-            ("granted", get(&format!("{granted}/hello"), std::slice::from_ref(&granted))),
-            ("missing", get(&format!("{granted}/no-such"), std::slice::from_ref(&granted))),
-            ("other-port", get(&format!("{denied}/hello"), std::slice::from_ref(&granted))),
-            ("other-name", get(&format!("http://localhost:{port}/hello"), std::slice::from_ref(&granted))),
-            ("other-scheme", get(&format!("https://127.0.0.1:{port}/hello"), std::slice::from_ref(&granted))),
-            ("nothing", get(&format!("{granted}/hello"), &[])),
-            ("redirect", get(&format!("{granted}/redirect?{denied}/hello"), std::slice::from_ref(&granted))),
+            ("granted", http_section(&format!("{granted}/hello"), std::slice::from_ref(&granted))),
+            ("missing", http_section(&format!("{granted}/no-such"), std::slice::from_ref(&granted))),
+            ("other-port", http_section(&format!("{denied}/hello"), std::slice::from_ref(&granted))),
+            ("other-name", http_section(&format!("http://localhost:{port}/hello"), std::slice::from_ref(&granted))),
+            ("other-scheme", http_section(&format!("https://127.0.0.1:{port}/hello"), std::slice::from_ref(&granted))),
+            ("nothing", http_section(&format!("{granted}/hello"), &[])),
+            ("redirect", http_section(&format!("{granted}/redirect?{denied}/hello"), std::slice::from_ref(&granted))),
         ],
     );
     assert_eq!(outcome(&host, "granted"), Ok(200.005));
@@ -82,14 +82,14 @@ fn a_request_goes_to_granted_origins_alone() {
 
 #[test]
 fn a_rule_limits_requests_to_its_methods_and_paths() {
-    let server = Server::start();
+    let server = TestServer::start();
     let origin = server.origin();
     let rule =
         |methods: &str, path: &str| format!("{{ origin = '{origin}', methods = [{methods}], paths = ['{path}'] }}");
     let section = |rule: &str| {
         format!("limits = {{ cpu = '1s' }}\nconfig = {{ get = '{origin}/hello' }}\ngrants = {{ http = [{rule}] }}")
     };
-    let host = host(
+    let host = host_with_sections(
         "get",
         &[
             ("allowed", section(&rule("'GET'", "/hel*"))),
@@ -121,7 +121,7 @@ fn a_plugin_that_may_list_containers_cannot_start_one() {
     let section = format!(
         "limits = {{ cpu = '1s', deadline = '20s' }}\nconfig = {{ raid = 'docker.unix' }}\ngrants = {{ http = [{rule}] }}"
     );
-    let host = host("raid", &[("raider", section)]);
+    let host = host_with_sections("raid", &[("raider", section)]);
     assert_eq!(outcome(&host, "raider"), Ok(200.0));
     for head in server.heads() {
         let line = head.lines().next().unwrap_or_default().replace("?all=true", "");
@@ -133,34 +133,34 @@ fn a_plugin_that_may_list_containers_cannot_start_one() {
 
 #[test]
 fn a_request_with_a_header_and_a_large_body_arrives_whole() {
-    let server = Server::start();
+    let server = TestServer::start();
     let section = format!(
         "limits = {{ cpu = '1s' }}\nconfig = {{ post = '{0}/echo' }}\ngrants = {{ http = ['POST {0} /echo'] }}",
         server.origin()
     );
-    let host = host("post", &[("poster", section)]);
+    let host = host_with_sections("post", &[("poster", section)]);
     assert_eq!(outcome(&host, "poster"), Ok(300_000.0), "the bytes of the body");
 }
 
 #[test]
-fn https_wants_a_certificate_this_machine_trusts() {
-    let ((trusted, certificate), (stranger, _)) = (Server::start_secure(), Server::start_secure());
+fn https_requests_of_plugins_fail_unless_this_machine_trusts_the_certificate() {
+    let ((trusted, certificate), (stranger, _)) = (TestServer::start_secure(), TestServer::start_secure());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusted.pem");
     std::fs::write(&file, certificate).unwrap();
-    let section = |server: &Server, name: &str| {
+    let section = |server: &TestServer, name: &str| {
         let origin = format!("https://{name}:{}", server.address.port());
-        get(&format!("{origin}/"), &[origin])
+        http_section(&format!("{origin}/"), &[origin])
     };
     let sections = [
         ("trusted", section(&trusted, "127.0.0.1")),
         ("by-name", section(&trusted, "localhost")),
         ("stranger", section(&stranger, "127.0.0.1")),
-        ("plain", section(&Server::start(), "127.0.0.1")),
+        ("plain", section(&TestServer::start(), "127.0.0.1")),
     ];
     let mut command = dropsonde();
     command.env("SSL_CERT_FILE", &file);
-    let host = host_as(command, "get", &sections);
+    let host = host_with_sections_as(command, "get", &sections);
     assert_eq!(outcome(&host, "trusted"), Ok(200.006));
     assert_eq!(outcome(&host, "by-name"), Ok(200.006));
     for name in ["stranger", "plain"] {
@@ -170,15 +170,15 @@ fn https_wants_a_certificate_this_machine_trusts() {
 }
 
 #[test]
-fn a_name_that_leads_inside_needs_that_network_granted() {
-    let server = Server::start();
+fn a_name_that_resolves_to_loopback_is_denied_unless_that_network_is_granted() {
+    let server = TestServer::start();
     // No literal address to us, and the resolver makes 127.0.0.1 of it: as a rebound name would.
     let inside = format!("http://127.1:{}", server.address.port());
-    let host = host(
+    let host = host_with_sections(
         "get",
         &[
-            ("rebound", get(&format!("{inside}/hello"), std::slice::from_ref(&inside))),
-            ("granted", get(&format!("{inside}/hello"), &[inside.clone(), "127.0.0.0/8".to_owned()])),
+            ("rebound", http_section(&format!("{inside}/hello"), std::slice::from_ref(&inside))),
+            ("granted", http_section(&format!("{inside}/hello"), &[inside.clone(), "127.0.0.0/8".to_owned()])),
         ],
     );
     let reason = outcome(&host, "rebound").unwrap_err();
@@ -191,13 +191,13 @@ fn a_name_that_leads_inside_needs_that_network_granted() {
 }
 
 #[test]
-fn answers_that_never_end_do() {
-    let server = Server::start();
+fn http_responses_that_never_end_or_are_too_large_fail_with_a_reason() {
+    let server = TestServer::start();
     let paths = ["silent", "drip", "endless", "headers", "nonsense"];
-    let sections = paths.map(|path| (path, get(&format!("{}/{path}", server.origin()), &[server.origin()])));
+    let sections = paths.map(|path| (path, http_section(&format!("{}/{path}", server.origin()), &[server.origin()])));
     let mut sections: Vec<_> = sections.into();
-    sections.push(("hello", get(&format!("{}/hello", server.origin()), &[server.origin()])));
-    let host = host("get", &sections);
+    sections.push(("hello", http_section(&format!("{}/hello", server.origin()), &[server.origin()])));
+    let host = host_with_sections("get", &sections);
     for (path, expected) in [
         ("silent", "no answer in time"),
         ("drip", "no answer in time"),
@@ -213,9 +213,9 @@ fn answers_that_never_end_do() {
 }
 
 #[test]
-fn an_environment_variable_is_there_when_it_is_granted_and_only_then() {
+fn an_environment_variable_is_visible_only_when_granted() {
     let section = |granted: &str| format!("config = {{ env = 'PATH' }}\ngrants = {{ env = [{granted}] }}");
-    let host = host("env", &[("granted", section("'PATH', 'NO_SUCH'")), ("not", section("'HOME'"))]);
+    let host = host_with_sections("env", &[("granted", section("'PATH', 'NO_SUCH'")), ("not", section("'HOME'"))]);
     assert_eq!(outcome(&host, "granted"), Ok(std::env::var("PATH").unwrap().len() as f64));
     assert!(outcome(&host, "not").unwrap_err().contains("it is not there"));
     assert_eq!(host.plugin("not")["missing"], json!(["env PATH"]));
@@ -223,7 +223,7 @@ fn an_environment_variable_is_there_when_it_is_granted_and_only_then() {
 }
 
 #[test]
-fn files_are_read_where_they_are_granted_whatever_path_leads_there() {
+fn files_outside_the_grant_are_denied_whichever_path_or_link_leads_to_them() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     std::fs::create_dir(root.join("granted")).unwrap();
@@ -254,7 +254,7 @@ fn files_are_read_where_they_are_granted_whatever_path_leads_there() {
     sections.push(("proc-root", proc("/proc/self/root/etc/hostname")));
     sections.push(("proc-cwd", proc("/proc/1/cwd/etc/hostname")));
     sections.push(("proc-fd", proc("/proc/self/fd/0")));
-    let host = host("read", &sections);
+    let host = host_with_sections("read", &sections);
     assert_eq!(outcome(&host, "file"), Ok(5.0));
     assert_eq!(outcome(&host, "inside"), Ok(5.0));
     for name in ["out", "up", "dots", "root", "slash", "beside", "proc-root", "proc-cwd", "proc-fd"] {
@@ -265,7 +265,7 @@ fn files_are_read_where_they_are_granted_whatever_path_leads_there() {
 }
 
 #[test]
-fn a_directory_is_shown_through_wasi_for_reading_and_nothing_leads_out_of_it() {
+fn a_granted_directory_is_read_only_through_wasi_and_no_path_leads_out_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     let granted = root.join("granted");
@@ -279,7 +279,7 @@ fn a_directory_is_shown_through_wasi_for_reading_and_nothing_leads_out_of_it() {
     }
     let section =
         |dirs: &str| format!("config = {{ walk = '{0}' }}\ngrants = {{ dirs = [{dirs}] }}", granted.display());
-    let host = host(
+    let host = host_with_sections(
         "walk",
         &[("granted", section(&format!("'{}', '/no/such/folder'", granted.display()))), ("not", section(""))],
     );

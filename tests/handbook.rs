@@ -1,4 +1,4 @@
-//! The README and the handbook: links that lead somewhere, every key of the configuration, and configurations that work.
+//! The README and the handbook: their links, configuration keys and configurations.
 
 use crate::harness::{Host, dropsonde, run, verbs, workspace};
 use dropsonde::config::{Config, ConfigChange};
@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// One screen, and a little.
+/// Longest README: a little more than one screen.
 const README_LINES: usize = 150;
 
-/// A page that is longer is two.
+/// Longest page of the handbook.
 const PAGE_LINES: usize = 200;
 
-/// A table's row about a configuration key.
+/// A row about a configuration key in the table of the handbook.
 #[derive(Debug)]
-struct Row {
+struct ConfigurationRow {
     default: String,
     takes_restart: bool,
 }
@@ -27,13 +27,13 @@ fn handbook() -> PathBuf {
     workspace().join("host/docs")
 }
 
-/// The README and the handbook's pages.
+/// Returns the paths of the README and the handbook's pages.
 fn pages() -> Vec<PathBuf> {
     let files = fs::read_dir(handbook()).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).chain([readme()]).collect()
 }
 
-/// Lines outside of code blocks.
+/// Returns the lines outside of code blocks.
 fn prose(page: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     page.lines().filter(move |line| {
@@ -43,20 +43,20 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The code blocks of a language.
+/// Returns the code blocks of a language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let begin = format!("```{language}\n");
     let block = |rest: &str| rest.split("```").next().unwrap().to_owned();
     page.split(&begin).skip(1).map(block).collect()
 }
 
-/// The targets of a page's links.
+/// Returns the targets of a page's links.
 fn links(page: &str) -> Vec<String> {
     let targets = prose(page).flat_map(|line| line.split("](").skip(1));
     targets.map(|rest| rest.split(')').next().unwrap().to_owned()).collect()
 }
 
-/// What a link to a heading has behind its `#`.
+/// Returns the anchors of a page's headings.
 fn anchors(page: &str) -> BTreeSet<String> {
     let headings = prose(page).filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
@@ -64,7 +64,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_a_heading_of_it() {
+fn every_link_leads_to_an_existing_file_and_heading() {
     let mut broken = Vec::new();
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
@@ -81,7 +81,7 @@ fn every_link_leads_to_a_file_and_a_heading_of_it() {
 }
 
 #[test]
-fn the_readme_is_short_and_names_every_page_and_each_page_says_first_what_it_answers() {
+fn the_readme_is_short_and_links_every_page_and_each_page_begins_with_its_purpose() {
     let text = fs::read_to_string(readme()).unwrap();
     assert!(text.lines().count() <= README_LINES, "{} lines", text.lines().count());
     let named: BTreeSet<PathBuf> = links(&text).into_iter().map(|link| workspace().join(link)).collect();
@@ -94,8 +94,8 @@ fn the_readme_is_short_and_names_every_page_and_each_page_says_first_what_it_ans
     }
 }
 
-/// The binary's error about a configuration.
-fn refusal(folder: &Path, config: &str) -> String {
+/// Returns the error of `serve --check` about a configuration.
+fn check_error(folder: &Path, config: &str) -> String {
     let file = folder.join("dropsonde.toml");
     fs::write(&file, config).unwrap();
     let (code, _, error) = run(dropsonde().args(["serve", "--check", "--config"]).arg(&file));
@@ -103,27 +103,27 @@ fn refusal(folder: &Path, config: &str) -> String {
     error
 }
 
-/// Keys below a section, as the binary lists them when it is asked for one that is none; `None` when the section is not a
-/// section, or takes any key.
-fn keys_of(folder: &Path, section: &str) -> Option<Vec<String>> {
+/// Returns the keys of a section, as the error about an unknown key lists them; `None` when it is no section or takes
+/// any key.
+fn keys_in_section(folder: &Path, section: &str) -> Option<Vec<String>> {
     let header = match section {
         "" => String::new(),
         "instances[]" => "[[instances]]\n".to_owned(),
         section => format!("[{}]\n", section.replace("NAME", "procfs")),
     };
     // It is refused in the end whatever the section takes.
-    let error = refusal(folder, &format!("{header}no-such-key = {{}}\n[[instances]]\nid = ''\n"));
+    let error = check_error(folder, &format!("{header}no-such-key = {{}}\n[[instances]]\nid = ''\n"));
     let expected = error.split_once("unknown field `no-such-key`, expected ")?.1;
     Some(expected.split('`').skip(1).step_by(2).map(str::to_owned).collect())
 }
 
-/// Every key that the binary takes.
-fn keys() -> BTreeSet<String> {
+/// Returns every key that the binary accepts.
+fn binary_keys() -> BTreeSet<String> {
     let folder = tempfile::tempdir().unwrap();
     let mut keys = BTreeSet::new();
     let mut sections = vec![String::new()];
     while let Some(section) = sections.pop() {
-        let Some(below) = keys_of(folder.path(), &section) else {
+        let Some(below) = keys_in_section(folder.path(), &section) else {
             keys.insert(section);
             continue;
         };
@@ -137,8 +137,8 @@ fn keys() -> BTreeSet<String> {
     keys
 }
 
-/// The rows of the page about the configuration, by key.
-fn rows() -> BTreeMap<String, Row> {
+/// Returns the rows of the configuration page, by key.
+fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
     let page = fs::read_to_string(handbook().join("configuration.md")).unwrap();
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let rows = prose(&page).filter(|line| line.starts_with("| `")).map(cells).filter(|cells| cells.len() == 4);
@@ -148,13 +148,16 @@ fn rows() -> BTreeMap<String, Row> {
             "no" => false,
             other => panic!("{cells:?}: {other}"),
         };
-        (cells[0].trim_matches('`').to_owned(), Row { default: cells[1].trim_matches('`').to_owned(), takes_restart })
+        (
+            cells[0].trim_matches('`').to_owned(),
+            ConfigurationRow { default: cells[1].trim_matches('`').to_owned(), takes_restart },
+        )
     };
     rows.map(row).collect()
 }
 
-/// A configuration with one key, written as the page writes it.
-fn with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
+/// Parses a configuration with one key, written as the page writes it.
+fn config_with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
     let line = match key.strip_prefix("instances[].") {
         Some("id") => format!("[[instances]]\nid = {value}\n"),
         Some(key) => format!("[[instances]]\nid = 'a'\n{key} = {value}\n"),
@@ -164,10 +167,10 @@ fn with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
 }
 
 #[test]
-fn the_page_about_the_configuration_has_every_key_that_the_binary_takes_and_no_other() {
-    let documented: BTreeSet<String> = rows().into_keys().collect();
+fn the_configuration_page_lists_exactly_the_keys_of_the_binary() {
+    let documented: BTreeSet<String> = documented_keys().into_keys().collect();
     // A section that the page describes beside its keys.
-    let keys: BTreeSet<String> = keys().into_iter().chain(["plugins.NAME.grants".to_owned()]).collect();
+    let keys: BTreeSet<String> = binary_keys().into_iter().chain(["plugins.NAME.grants".to_owned()]).collect();
     assert!(keys.len() > 70 && keys.contains("plugins.NAME.limits.retry_after"), "{keys:?}");
     let missing: Vec<_> = keys.difference(&documented).collect();
     let unknown: Vec<_> = documented.difference(&keys).collect();
@@ -175,12 +178,12 @@ fn the_page_about_the_configuration_has_every_key_that_the_binary_takes_and_no_o
 }
 
 #[test]
-fn the_defaults_on_the_page_are_those_of_the_host() {
-    for (key, Row { default, .. }) in rows() {
+fn the_defaults_on_the_configuration_page_match_the_host() {
+    for (key, ConfigurationRow { default, .. }) in documented_keys() {
         if matches!(&*default, "unset" | "required") {
             continue;
         }
-        let said = with(&key, &default).unwrap_or_else(|error| panic!("{key} = {default}: {error}"));
+        let said = config_with(&key, &default).unwrap_or_else(|error| panic!("{key} = {default}: {error}"));
         if key.starts_with("plugins.") {
             let (said, unsaid) = (said.engine().plugin("a"), Config::default().engine().plugin("a"));
             let limits = |of| Config::default().engine().limits(of);
@@ -189,7 +192,7 @@ fn the_defaults_on_the_page_are_those_of_the_host() {
             assert_eq!(said.retry_after(), unsaid.retry_after(), "{key}");
             assert_eq!((said.share_instances, said.json()), (unsaid.share_instances, unsaid.json()), "{key}");
         } else if key.starts_with("instances") {
-            assert_eq!(Some(said), with("instances[].id", "'a'").ok(), "{key} = {default}");
+            assert_eq!(Some(said), config_with("instances[].id", "'a'").ok(), "{key} = {default}");
         } else {
             assert_eq!(said, Config::default(), "{key} = {default}");
         }
@@ -197,7 +200,7 @@ fn the_defaults_on_the_page_are_those_of_the_host() {
 }
 
 #[test]
-fn the_keys_that_take_a_restart_are_marked_and_no_others() {
+fn the_configuration_page_marks_exactly_the_keys_that_need_a_restart() {
     let values = [
         "'7s'",
         "'3MiB'",
@@ -213,8 +216,8 @@ fn the_keys_that_take_a_restart_are_marked_and_no_others() {
         "{ read = ['/x'] }",
     ];
     let before = Config::default();
-    for (key, Row { takes_restart, .. }) in rows() {
-        let changed = values.iter().filter_map(|value| with(&key, value).ok()).find(|config| *config != before);
+    for (key, ConfigurationRow { takes_restart, .. }) in documented_keys() {
+        let changed = values.iter().filter_map(|value| config_with(&key, value).ok()).find(|config| *config != before);
         let changed = changed.unwrap_or_else(|| panic!("{key}: no value changes it"));
         let needs_restart = ConfigChange::between(&before, changed).needs_restart;
         assert_eq!(!needs_restart.is_empty(), takes_restart, "{key}: {needs_restart:?}");
@@ -222,7 +225,7 @@ fn the_keys_that_take_a_restart_are_marked_and_no_others() {
 }
 
 #[test]
-fn every_configuration_of_the_handbook_works() {
+fn every_configuration_in_the_handbook_can_be_loaded() {
     let host = Host::start("", &[("load", verbs())]);
     let page = host.until("/v1/plugins/load", |page| page.status == 200 && page.json()["digest"].is_string());
     let digest = page.json()["digest"].as_str().unwrap().to_owned();
@@ -235,7 +238,7 @@ fn every_configuration_of_the_handbook_works() {
             let config = pinned.map_or_else(|| block.clone(), |pinned| block.replace(pinned, &digest));
             let config = config.replace("/srv/data", &here).replace("{ path = \"/proc/loadavg\" }", "{ }");
             host.configure(&config);
-            let reload = host.ordered("POST", "/v1/reload", b"");
+            let reload = host.send_as_admin("POST", "/v1/reload", b"");
             assert!(reload.status == 200, "{}: {reload:?}\n{block}", page.display());
             count += 1;
         }
@@ -244,7 +247,7 @@ fn every_configuration_of_the_handbook_works() {
 }
 
 #[test]
-fn the_handbook_is_read_from_the_command_line_and_from_a_running_host() {
+fn the_docs_command_and_the_docs_path_show_the_handbook() {
     let (code, list, _) = run(dropsonde().arg("docs"));
     assert!(code == 0 && list.lines().any(|line| line.starts_with("streams ")), "{list}");
     let (code, page, _) = run(dropsonde().args(["docs", "streams"]));

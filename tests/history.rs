@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 const OK: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
 
-/// The times of all samples of an instance, each in a bucket of its own; as texts that sort as times do.
-fn times(host: &Host, instance: &str) -> Vec<String> {
+/// Returns the times of all samples of an instance, each in a bucket of its own; as texts that sort as times do.
+fn sample_times(host: &Host, instance: &str) -> Vec<String> {
     let range = host.get(&format!("/v1/instances/{instance}/usage/range?range=5m&resolution=50ms"));
     let samples = range.json();
     samples
@@ -25,18 +25,18 @@ fn until_flushed(host: &Host) {
 }
 
 #[test]
-fn samples_and_instances_are_there_again_after_a_restart() {
+fn samples_and_instances_survive_a_restart_without_their_plugin() {
     let discovering = "poll.interval = '100ms'\n[plugins.verbs.config]\ndiscover = ['ok']\n";
     let host = Host::start(discovering, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
         range.json().as_array().is_some_and(|samples| samples.len() >= 5)
     });
-    let before = times(&host, "ok");
+    let before = sample_times(&host, "ok");
     // The plugin is no longer there.
     std::fs::remove_file(host.data().join("plugins/verbs.wasm")).unwrap();
     host.configure("poll.interval = '100ms'\n");
     let host = host.restart();
-    assert!(times(&host, "ok").starts_with(&before), "a proper end loses nothing");
+    assert!(sample_times(&host, "ok").starts_with(&before), "a proper end loses nothing");
     let instances = host.get("/v1/instances").json();
     let ok = instances.as_array().unwrap().iter().find(|instance| instance["id"] == "ok").unwrap();
     assert_eq!((&ok["state"], &ok["samplers"]), (&"ended".into(), &serde_json::json!(["verbs"])));
@@ -44,7 +44,7 @@ fn samples_and_instances_are_there_again_after_a_restart() {
 }
 
 #[test]
-fn metrics_show_nothing_that_was_measured_before_the_start() {
+fn metrics_omit_samples_from_before_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "12345").unwrap();
@@ -66,22 +66,22 @@ fn metrics_show_nothing_that_was_measured_before_the_start() {
 }
 
 #[test]
-fn a_kill_costs_no_more_than_what_was_not_flushed_and_never_a_start() {
+fn a_killed_host_loses_only_unflushed_samples_and_always_starts_again() {
     let kills: u32 = std::env::var("DROPSONDE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
     let config = format!("{OK}[store]\nflush_interval = '50ms'\n");
     let mut host = Host::start(&config, &[("verbs", verbs())]);
     let mut pause = 0u64;
     for kill in 0..kills {
-        let more = times(&host, "ok").len() + 1;
+        let more = sample_times(&host, "ok").len() + 1;
         host.until("/v1/instances/ok/usage/range?range=5m&resolution=50ms", |range| {
             range.json().as_array().is_some_and(|samples| samples.len() >= more.min(2900))
         });
         // At all sorts of moments between two flushes.
         pause = (pause + 37) % 101;
         std::thread::park_timeout(Duration::from_millis(pause));
-        let before = times(&host, "ok");
-        host = host.killed();
-        let after = times(&host, "ok");
+        let before = sample_times(&host, "ok");
+        host = host.kill_and_restart();
+        let after = sample_times(&host, "ok");
         let first = after.first().cloned().unwrap_or_default();
         // The window moves on; what was in it stays, without a hole, but for the end.
         let before: Vec<_> = before.into_iter().filter(|at| *at >= first).collect();
@@ -90,18 +90,18 @@ fn a_kill_costs_no_more_than_what_was_not_flushed_and_never_a_start() {
         assert!(kept + 10 >= before.len(), "kill {kill}: {kept} of {} are there\n{before:?}\n{after:?}", before.len());
         assert!(after.len() >= kept && after[kept..].iter().all(|at| before.last().is_none_or(|last| at > last)));
     }
-    let log = host.last_words();
+    let log = host.stop_and_read_log();
     assert!(!log.contains("damaged"), "{log}");
 }
 
-fn flushes(host: &Host) -> u64 {
+fn flush_count(host: &Host) -> u64 {
     let metrics = host.get("/metrics").body;
     let flushes = metrics.lines().find_map(|line| line.strip_prefix("dropsonde_history_flushes_total "));
     flushes.unwrap().parse::<f64>().unwrap() as u64
 }
 
-/// What is tracked, and how: by id, without what plugins discover.
-fn tracked(host: &Host) -> Vec<serde_json::Value> {
+/// Returns the instances with ids that begin with `i-`, without the times of their last samples.
+fn tracked_instances(host: &Host) -> Vec<serde_json::Value> {
     let all = host.get("/v1/instances").json();
     let own = all.as_array().unwrap().iter().filter(|one| one["id"].as_str().unwrap().starts_with("i-")).cloned();
     let without_time = |mut one: serde_json::Value| {
@@ -112,7 +112,7 @@ fn tracked(host: &Host) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn what_was_answered_a_flush_before_a_kill_is_there_after_it() {
+fn instance_changes_flushed_before_a_kill_survive_it() {
     let kills: u32 = std::env::var("DROPSONDE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut host = Host::start("poll.interval = '100ms'\n[store]\nflush_interval = '100ms'\n", &[("verbs", verbs())]);
     for kill in 0..kills {
@@ -120,30 +120,30 @@ fn what_was_answered_a_flush_before_a_kill_is_there_after_it() {
         for nth in 0..20 {
             let id = format!("i-{kill}-{nth}");
             let body = format!(r#"{{"labels":{{"kill":"{kill}"}},"samplers":["verbs"]}}"#);
-            assert_eq!(host.write("PUT", &format!("/v1/instances/{id}"), &body).status, 200);
+            assert_eq!(host.send_as_writer("PUT", &format!("/v1/instances/{id}"), &body).status, 200);
         }
         host.until(&format!("/v1/instances/i-{kill}-19/usage"), |usage| usage.status == 200);
-        let before = tracked(&host);
+        let before = tracked_instances(&host);
         let mut gone = Vec::new();
         for (nth, one) in before.iter().enumerate() {
             let id = one["id"].as_str().unwrap();
             match nth % 4 {
-                0 => assert_eq!(host.write("DELETE", &format!("/v1/instances/{id}"), "").status, 204),
-                1 => host.became("deleted", id),
-                2 => host.became("stopped", id),
+                0 => assert_eq!(host.send_as_writer("DELETE", &format!("/v1/instances/{id}"), "").status, 204),
+                1 => host.send_lifecycle_event("deleted", id),
+                2 => host.send_lifecycle_event("stopped", id),
                 _ => continue,
             }
             if nth % 4 < 2 {
                 gone.push(id.to_owned());
             }
         }
-        let before = tracked(&host);
+        let before = tracked_instances(&host);
         assert!(before.iter().all(|one| !gone.contains(&one["id"].as_str().unwrap().to_owned())));
         // The first may have begun before the last answer.
-        let answered = flushes(&host);
-        host.until("/metrics", |_| flushes(&host) >= answered + 2);
-        host = host.killed();
-        assert_eq!(tracked(&host), before, "kill {kill}");
+        let answered = flush_count(&host);
+        host.until("/metrics", |_| flush_count(&host) >= answered + 2);
+        host = host.kill_and_restart();
+        assert_eq!(tracked_instances(&host), before, "kill {kill}");
         let hosts = host.get("/telemetry/hosts").json();
         let is_back = |id: &String| hosts["hosts"].as_array().unwrap().contains(&id.as_str().into());
         assert!(!gone.iter().any(is_back), "kill {kill}: {hosts}");
@@ -151,7 +151,7 @@ fn what_was_answered_a_flush_before_a_kill_is_there_after_it() {
 }
 
 #[test]
-fn history_by_host_has_the_known_ranges_and_says_what_is_wrong() {
+fn telemetry_history_accepts_four_ranges_and_names_invalid_parameters() {
     let host = Host::start(OK, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     for (range, label) in [("30m", "30 minutes"), ("1h", "1 hour"), ("6h", "6 hours"), ("24h", "24 hours")] {
@@ -172,7 +172,7 @@ fn history_by_host_has_the_known_ranges_and_says_what_is_wrong() {
 }
 
 #[test]
-fn two_hosts_never_share_a_history() {
+fn a_second_host_on_the_same_data_folder_is_refused() {
     let host = Host::start("", &[]);
     let data = host.data();
     let (code, _, error) =
@@ -182,7 +182,7 @@ fn two_hosts_never_share_a_history() {
 }
 
 #[test]
-fn only_its_owner_can_read_history() {
+fn history_files_are_readable_only_by_their_owner() {
     use std::os::unix::fs::PermissionsExt;
     let host = Host::start(OK, &[("verbs", verbs())]);
     until_flushed(&host);
@@ -194,7 +194,7 @@ fn only_its_owner_can_read_history() {
 }
 
 #[test]
-fn in_memory_alone_nothing_is_written() {
+fn memory_only_serves_history_and_creates_no_files() {
     let home = tempfile::tempdir().unwrap();
     let mut child = dropsonde()
         .args(["serve", "--memory-only", "--listen", "127.0.0.1:0"])
@@ -221,12 +221,12 @@ fn in_memory_alone_nothing_is_written() {
 }
 
 #[test]
-fn a_flipped_bit_costs_little_and_is_said() {
+fn a_flipped_bit_costs_less_than_half_of_the_samples_and_is_logged() {
     let mut host = Host::start(&format!("{OK}[store]\nflush_interval = '50ms'\n"), &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
         range.json().as_array().is_some_and(|samples| samples.len() >= 20)
     });
-    let before = times(&host, "ok");
+    let before = sample_times(&host, "ok");
     assert_eq!(host.stop(), 0);
     let folder = host.data().join("history");
     let log = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
@@ -235,15 +235,15 @@ fn a_flipped_bit_costs_little_and_is_said() {
     let late = bytes.len() * 3 / 4;
     bytes[late] ^= 4;
     std::fs::write(&log, bytes).unwrap();
-    let host = host.killed();
+    let host = host.kill_and_restart();
     host.until_logged("is damaged");
-    let after = times(&host, "ok");
+    let after = sample_times(&host, "ok");
     let lost = before.iter().filter(|at| !after.contains(at)).count();
     assert!(lost < before.len() / 2, "{lost} of {}", before.len());
 }
 
 #[test]
-fn metrics_tell_how_history_is_kept() {
+fn metrics_include_rows_bytes_and_failures_of_history() {
     let host = Host::start(OK, &[("verbs", verbs())]);
     until_flushed(&host);
     let metrics = host.get("/metrics").body;

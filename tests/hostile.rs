@@ -1,17 +1,17 @@
-//! Plugins that try: each comes to its own end, and a healthy neighbour misses nothing.
+//! Plugins that misbehave: each fails with its own reason, and a healthy plugin beside it misses no tick.
 
 use crate::harness::{Host, components, verbs};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-/// Longer than a busy machine holds anybody up.
+/// Longer than a busy machine delays anything.
 const INTERVAL_MS: i64 = 500;
 
-/// A host in which each verb has a plugin of its own, named after it, beside a healthy `good`. They have time enough to
-/// get to their own ends on a busy machine.
-/// What is said after a verb is of its plugin's section.
-fn beside_a_healthy_one(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[u8])]) -> Host {
+/// Starts a host in which each verb has a plugin of its own, named after it, beside a healthy `good`. Their intervals
+/// are long enough to reach their own ends on a busy machine. The second part of each pair goes into the
+/// plugin's section.
+fn host_with_healthy_plugin(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[u8])]) -> Host {
     let mut config =
         format!("poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n{more}");
     for (verb, own) in verbs {
@@ -23,17 +23,17 @@ fn beside_a_healthy_one(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[
     Host::start(&config, &all.chain(plugins.iter().copied()).collect::<Vec<_>>())
 }
 
-fn reason(host: &Host, plugin: &str) -> String {
+fn last_failure_reason(host: &Host, plugin: &str) -> String {
     let path = format!("/v1/plugins/{plugin}");
     let page = host.until(&path, |page| page.json().get("last_failure").is_some()).json();
     page["last_failure"]["reason"].as_str().unwrap().to_owned()
 }
 
-/// The healthy plugin's samples come one interval after the other, and everything answers.
+/// Checks that the healthy plugin's samples come one interval after the other, and that the host responds.
 fn assert_healthy(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
-    let times: Vec<_> = (0..6).map(|_| at(stream.sample())).collect();
+    let times: Vec<_> = (0..6).map(|_| at(stream.next_sample())).collect();
     // The first may be the one at start, off the grid.
     assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL_MS), "{times:?}");
     assert_eq!(host.plugin("good")["polls_missed"], 0);
@@ -43,7 +43,7 @@ fn assert_healthy(host: &Host) {
 }
 
 #[test]
-fn every_ceiling_has_its_own_words() {
+fn every_exceeded_limit_has_its_own_reason_and_spares_other_plugins() {
     let ends = [
         ("panic", "trapped: "),
         ("spin", "used 1"),
@@ -66,9 +66,9 @@ fn every_ceiling_has_its_own_words() {
         "shout" => "limits = { memory = '128MiB', cpu = '2s' }",
         _ => "",
     };
-    let host = beside_a_healthy_one(&ends.map(|(verb, _)| (verb, own(verb))), "", &[]);
+    let host = host_with_healthy_plugin(&ends.map(|(verb, _)| (verb, own(verb))), "", &[]);
     for (verb, expected) in ends {
-        let reason = reason(&host, verb);
+        let reason = last_failure_reason(&host, verb);
         assert!(reason.starts_with(expected), "{verb}: {reason}");
         assert_eq!(host.get(&format!("/v1/instances/{verb}/usage")).status, 404, "a gap");
     }
@@ -81,17 +81,17 @@ fn every_ceiling_has_its_own_words() {
 }
 
 #[test]
-fn loops_at_every_stage_of_a_start_end_at_their_deadline() {
+fn endless_loops_at_every_stage_of_a_start_end_at_the_init_deadline() {
     let looping = "config = { init = 'spin' }\nlimits = { init_deadline = '200ms' }\n";
     let started = "limits = { init_deadline = '200ms' }\n";
     let more = format!(
         "[plugins.init]\n{looping}[plugins.init2]\n{looping}[plugins.init3]\n{looping}[plugins.start]\n{started}"
     );
-    let start = components::starting_with(verbs(), "spin_at_start");
+    let start = components::with_start_function(verbs(), "spin_at_start");
     let plugins = [("init", verbs()), ("init2", verbs()), ("init3", verbs()), ("start", &start[..])];
-    let host = beside_a_healthy_one(&[("spin", "")], &more, &plugins);
+    let host = host_with_healthy_plugin(&[("spin", "")], &more, &plugins);
     for name in ["init", "init2", "init3", "start"] {
-        let reason = reason(&host, name);
+        let reason = last_failure_reason(&host, name);
         // Whichever is over first where others want the processor too.
         let both = [" ms of its 200 ms of CPU time; ", "took longer than its deadline of 200 ms, with "];
         assert!(both.iter().any(|words| reason.contains(words)), "{name}: {reason}");
@@ -105,9 +105,9 @@ fn loops_at_every_stage_of_a_start_end_at_their_deadline() {
 }
 
 #[test]
-fn what_is_said_to_the_log_is_bounded_and_harmless() {
+fn log_lines_of_plugins_are_bounded_in_length_and_number_and_escaped() {
     let verbs = [("line", "limits.log_line_bytes = '1KiB'"), ("flood", "limits.log_lines_per_second = 5")];
-    let host = beside_a_healthy_one(&verbs, "", &[]);
+    let host = host_with_healthy_plugin(&verbs, "", &[]);
     host.until("/v1/plugins/flood", |page| page.json()["log_lines_dropped"].as_u64().unwrap() > 900);
     let log = host.until_logged("xxx…");
     let longest = log.lines().map(str::len).max().unwrap();
@@ -117,10 +117,10 @@ fn what_is_said_to_the_log_is_bounded_and_harmless() {
 }
 
 #[test]
-fn files_that_are_no_plugins_are_refused_by_name() {
+fn invalid_plugin_files_fail_with_a_reason_of_their_own() {
     let truncated = &verbs()[..verbs().len() / 2];
-    let newer = components::renamed(verbs(), "@0.1.0", "@0.2.0");
-    let wanting = components::renamed(verbs(), "dropsonde:plugin/state@", "dropsonde:plugin/stata@");
+    let newer = components::replace_text(verbs(), "@0.1.0", "@0.2.0");
+    let wanting = components::replace_text(verbs(), "dropsonde:plugin/state@", "dropsonde:plugin/stata@");
     let core = wat::parse_str("(module)").unwrap();
     let empty = wat::parse_str("(component)").unwrap();
     let nested: String = (1..5000).map(|nth| format!("(type $t{nth} (list $t{}))", nth - 1)).collect();
@@ -139,7 +139,7 @@ fn files_that_are_no_plugins_are_refused_by_name() {
         ("nothing", b""),
         ("text", b"#!/bin/sh"),
     ];
-    let host = beside_a_healthy_one(&[], "", &plugins);
+    let host = host_with_healthy_plugin(&[], "", &plugins);
     for (name, expected) in [
         ("heavy", "it is not a valid component: an instance of it takes 192000000 bytes besides its memories"),
         ("nested", "it is not a valid component: "),
@@ -151,7 +151,7 @@ fn files_that_are_no_plugins_are_refused_by_name() {
         ("nothing", "it is empty"),
         ("text", "it is not WebAssembly"),
     ] {
-        let reason = reason(&host, name);
+        let reason = last_failure_reason(&host, name);
         assert!(reason.starts_with(expected), "{name}: {reason}");
         assert_eq!(host.plugin(name)["state"], "failed");
     }
@@ -159,21 +159,21 @@ fn files_that_are_no_plugins_are_refused_by_name() {
 }
 
 #[test]
-fn a_file_of_two_hundred_megabytes_is_refused_unread() {
+fn a_plugin_file_of_200_mib_is_refused_without_reading_it() {
     let folder = tempfile::tempdir().unwrap();
     let huge = std::fs::File::create(folder.path().join("huge.wasm")).unwrap();
     huge.set_len(200 << 20).unwrap();
     let config = format!("plugins_dir = '{}'\n", folder.path().display());
     let host = Host::start(&config, &[]);
-    let reason = reason(&host, "huge");
+    let reason = last_failure_reason(&host, "huge");
     assert_eq!(reason, "cannot read it: it has 209715200 bytes; at most 134217728 are read");
 }
 
 #[test]
-fn what_takes_long_to_compile_holds_up_nobody() {
+fn a_slow_compilation_delays_no_other_plugin() {
     let slow = components::slow_to_compile(6_000);
     assert!(slow.len() < 200_000, "{}", slow.len());
-    let host = beside_a_healthy_one(&[], "", &[("slow", &slow)]);
+    let host = host_with_healthy_plugin(&[], "", &[("slow", &slow)]);
     host.until("/v1/plugins/slow", |page| page.json()["state"] == "compiling");
     assert_healthy(&host);
     let peak = peak_memory_mb(&host);
@@ -181,21 +181,21 @@ fn what_takes_long_to_compile_holds_up_nobody() {
 }
 
 #[test]
-fn what_a_plugin_has_the_host_keep_for_it_is_bounded() {
-    let host = beside_a_healthy_one(&[("requests", "limits = { cpu = '1s', deadline = '10s' }")], "", &[]);
-    let reason = reason(&host, "requests");
+fn host_memory_used_by_a_plugins_prepared_requests_is_bounded() {
+    let host = host_with_healthy_plugin(&[("requests", "limits = { cpu = '1s', deadline = '10s' }")], "", &[]);
+    let reason = last_failure_reason(&host, "requests");
     assert!(reason.starts_with("held more than its 256 resource handles"), "{reason}");
     let peak = peak_memory_mb(&host);
     assert!(peak < 250, "the host itself needs {peak} MB");
 }
 
 #[test]
-fn instances_with_names_that_mean_something_else_are_refused() {
+fn discovered_instances_with_invalid_ids_are_refused_and_counted() {
     let long = "x".repeat(257);
     let bad = ["", ".", "..", "a/b", "/etc/passwd", "a\\nb", "\\u202e", long.as_str()];
     let names: Vec<_> = bad.iter().map(|name| format!("\"{name}\"")).collect();
     let more = format!("[plugins.names]\nconfig = {{ discover = [\"ok-too\", {}] }}\n", names.join(", "));
-    let host = beside_a_healthy_one(&[], &more, &[("names", verbs())]);
+    let host = host_with_healthy_plugin(&[], &more, &[("names", verbs())]);
     host.until("/v1/instances/ok-too/usage", |usage| usage.status == 200);
     let instances = host.get("/v1/instances").json();
     let of_it = |one: &&Value| one["samplers"].as_array().unwrap().contains(&json!("names"));
@@ -203,11 +203,11 @@ fn instances_with_names_that_mean_something_else_are_refused() {
     assert_eq!(found, [&json!("ok-too")]);
     let refused = format!("dropsonde_errors_total{{service=\"names\",type=\"instances_refused\"}} {}", bad.len());
     assert!(host.get("/metrics").body.contains(&refused));
-    assert!(reason(&host, "names").starts_with("a discovered instance is refused: "));
+    assert!(last_failure_reason(&host, "names").starts_with("a discovered instance is refused: "));
 }
 
 #[test]
-fn fields_that_would_spoil_history_or_metrics_are_refused() {
+fn invalid_or_duplicate_field_names_are_refused() {
     let fields = [
         ("twice", "['same', 'same']", "same"),
         ("shouting", "['CPU!', 'x_per_sec']", "CPU!"),
@@ -217,17 +217,17 @@ fn fields_that_would_spoil_history_or_metrics_are_refused() {
     ];
     let sections = fields.map(|(name, fields, _)| format!("[plugins.{name}.config]\nfields = {fields}\n"));
     let plugins: Vec<(&str, &[u8])> = fields.iter().map(|(name, ..)| (*name, verbs())).collect();
-    let host = beside_a_healthy_one(&[], &sections.concat(), &plugins);
+    let host = host_with_healthy_plugin(&[], &sections.concat(), &plugins);
     for (name, _, field) in fields {
-        let reason = reason(&host, name);
+        let reason = last_failure_reason(&host, name);
         assert!(reason.starts_with("its fields are not taken: ") && reason.contains(field), "{name}: {reason}");
     }
     assert_healthy(&host);
 }
 
 #[test]
-fn values_that_are_no_numbers_are_gaps() {
-    let host = beside_a_healthy_one(&[("infinite", ""), ("gap", "")], "", &[]);
+fn values_that_are_infinite_or_nan_become_gaps() {
+    let host = host_with_healthy_plugin(&[("infinite", ""), ("gap", "")], "", &[]);
     for verb in ["infinite", "gap"] {
         host.until(&format!("/v1/plugins/{verb}"), |page| page.json()["calls"].as_u64().unwrap() > 0);
         let usage = host.get(&format!("/v1/instances/{verb}/usage"));
@@ -238,20 +238,23 @@ fn values_that_are_no_numbers_are_gaps() {
 }
 
 #[test]
-fn sockets_are_denied() {
-    let host = beside_a_healthy_one(&[("dial", "")], "", &[]);
-    let reason = reason(&host, "dial");
+fn sockets_are_denied_to_plugins() {
+    let host = host_with_healthy_plugin(&[("dial", "")], "", &[]);
+    let reason = last_failure_reason(&host, "dial");
     assert!(reason.starts_with("dial: denied: ") && reason.contains("access-denied"), "{reason}");
 }
 
 #[test]
-fn no_more_instances_are_taken_than_allowed() {
+fn discovered_instances_beyond_the_plugins_limit_are_refused() {
     let names: Vec<_> = (0..20).map(|nth| format!("'ok-{nth:02}'")).collect();
     let more =
         format!("[plugins.many]\nlimits = {{ instances = 5 }}\nconfig = {{ discover = [{}] }}\n", names.join(", "));
-    let host = beside_a_healthy_one(&[], &more, &[("many", verbs())]);
+    let host = host_with_healthy_plugin(&[], &more, &[("many", verbs())]);
     host.until("/v1/plugins/many", |page| page.json()["instances"] == 5);
-    assert_eq!(reason(&host, "many"), "discovered 20 instances, of which the host takes 5; raise limits.instances");
+    assert_eq!(
+        last_failure_reason(&host, "many"),
+        "discovered 20 instances, of which the host takes 5; raise limits.instances"
+    );
 }
 
 #[test]
@@ -270,13 +273,13 @@ fn sixty_four_plugins_fit_in_six_gigabytes_of_address_space() {
 }
 
 #[test]
-fn a_stopping_host_does_not_wait_for_those_that_never_return() {
-    let mut host = beside_a_healthy_one(&[("spin", ""), ("wait", "")], "", &[]);
+fn a_stopping_host_does_not_wait_for_plugin_calls_that_never_return() {
+    let mut host = host_with_healthy_plugin(&[("spin", ""), ("wait", "")], "", &[]);
     host.until("/v1/plugins/spin", |page| page.json()["calls"].as_u64().unwrap() > 0);
     assert_eq!(host.stop(), 0);
 }
 
-/// What the host itself had at most in memory.
+/// Returns the peak of the host's resident memory.
 fn peak_memory_mb(host: &Host) -> u64 {
     let status = std::fs::read_to_string(Path::new("/proc").join(host.pid().to_string()).join("status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

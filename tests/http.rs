@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 const FAST: &str = "poll.interval = '100ms'\n";
 
-/// Two instances, one with a label.
+/// Starts a host with two instances, one of them with a label.
 fn host() -> Host {
     let config = format!(
         "{FAST}labels = {{ site = 'fra1' }}\n[plugins.procfs]\ninterval = '100ms'\nconfig = {{ top = 0 }}\n\
@@ -16,14 +16,14 @@ fn host() -> Host {
 }
 
 #[test]
-fn a_failure_is_shown_with_its_time_and_as_over_once_a_whole_poll_went_well() {
+fn a_plugin_failure_is_shown_with_its_time_and_as_resolved_after_a_successful_poll() {
     let instances =
         "[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n[[instances]]\nid = 'unavailable'\nsamplers = ['verbs']\n";
     let host = Host::start(&format!("{FAST}{instances}"), &[("verbs", verbs())]);
     let failing = host.until("/v1/plugins/verbs", |page| page.json()["calls"].as_u64() > Some(3)).json();
     assert_eq!(failing["last_failure"]["over"], false, "it goes on: {failing}");
     assert!(host.get("/").body.contains("Z: unavailable: "), "{}", host.get("/").body);
-    assert_eq!(host.write("DELETE", "/v1/instances/unavailable", "").status, 204);
+    assert_eq!(host.send_as_writer("DELETE", "/v1/instances/unavailable", "").status, 204);
     let over = host.until("/v1/plugins/verbs", |page| page.json()["last_failure"]["over"] == true).json();
     let at = over["last_failure"]["at"].as_str().unwrap();
     let page = host.get("/").body;
@@ -31,7 +31,7 @@ fn a_failure_is_shown_with_its_time_and_as_over_once_a_whole_poll_went_well() {
 }
 
 #[test]
-fn a_fresh_host_shows_this_machine() {
+fn the_bundled_sampler_gives_plausible_values_of_this_machine() {
     let host = host();
     let usage = host.get("/v1/instances/host/usage").json();
     let at: jiff::Timestamp = usage["at"].as_str().unwrap().parse().unwrap();
@@ -66,7 +66,7 @@ fn instances_are_listed_with_labels_and_filtered_by_them() {
 }
 
 #[test]
-fn a_range_gives_buckets_with_bands_and_chosen_fields() {
+fn a_range_query_returns_aligned_buckets_with_bands_and_chosen_fields() {
     let host = host();
     let range = host.get("/v1/instances/host/usage/range?range=5m&resolution=60s&fields=memory_used_mb&bands=1").json();
     let points = range.as_array().unwrap();
@@ -82,7 +82,7 @@ fn a_range_gives_buckets_with_bands_and_chosen_fields() {
 }
 
 #[test]
-fn what_is_not_there_or_not_meant_gets_a_json_error() {
+fn unknown_paths_and_invalid_parameters_get_a_json_error() {
     let host = host();
     let error = |method: &str, path: &str| {
         let response = host.request(method, path);
@@ -110,7 +110,7 @@ fn what_is_not_there_or_not_meant_gets_a_json_error() {
 }
 
 #[test]
-fn plugins_show_what_they_may_and_what_they_did() {
+fn plugin_pages_show_grants_and_call_statistics_but_no_configuration() {
     let host = host();
     let procfs = host.plugin("procfs");
     assert_eq!((&procfs["state"], &procfs["bundled"]), (&json!("running"), &json!(true)));
@@ -125,7 +125,7 @@ fn plugins_show_what_they_may_and_what_they_did() {
 }
 
 #[test]
-fn health_and_readiness_are_json() {
+fn health_and_ready_return_json_with_a_status() {
     let host = host();
     let health = host.get("/health");
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("healthy")));
@@ -134,7 +134,7 @@ fn health_and_readiness_are_json() {
 }
 
 #[test]
-fn the_front_page_has_the_numbers_and_no_markup_of_others() {
+fn the_front_page_shows_samples_and_escapes_instance_names() {
     let config = "[[instances]]\nid = '<script>'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     let page = host.until("/", |page| page.body.contains("&lt;script&gt;") && page.body.contains("memory_used_mb"));
@@ -144,7 +144,7 @@ fn the_front_page_has_the_numbers_and_no_markup_of_others() {
 }
 
 #[test]
-fn a_head_request_has_no_body() {
+fn the_response_to_a_head_request_has_no_body() {
     let host = host();
     let head = host.request("HEAD", "/health");
     assert_eq!((head.status, head.body.as_str()), (200, ""));

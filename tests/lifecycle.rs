@@ -4,11 +4,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
-fn sigterm_and_ctrl_c_end_it_gracefully_with_streams_closed() {
+fn sigterm_and_sigint_end_streams_and_stop_the_host_with_exit_code_0() {
     for signal in ["TERM", "INT"] {
         let mut host = Host::start("poll.interval = '100ms'\n", &[]);
         let mut stream = host.stream("/v1/instances/host/usage/stream");
-        assert_eq!(stream.event(), "retry: 3000\n\n");
+        assert_eq!(stream.next_raw_event(), "retry: 3000\n\n");
         let start = Instant::now();
         host.signal(signal);
         while stream.next().is_some() {}
@@ -18,7 +18,7 @@ fn sigterm_and_ctrl_c_end_it_gracefully_with_streams_closed() {
 }
 
 #[test]
-fn it_stops_in_the_middle_of_a_call() {
+fn a_host_stops_within_seconds_during_an_endless_plugin_call() {
     let config = "[[instances]]\nid = 'spin'\nsamplers = ['verbs']\n[plugins.verbs]\ninterval = '3600s'\n\
                   limits = { cpu = '3600s', deadline = '3600s' }\n[poll]\ntimeout = '3600s'\n";
     let mut host = Host::start(config, &[("verbs", verbs())]);
@@ -29,7 +29,7 @@ fn it_stops_in_the_middle_of_a_call() {
 }
 
 #[test]
-fn what_a_plugin_saved_is_there_after_a_trap_and_after_a_restart() {
+fn saved_plugin_state_survives_a_restart() {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'remember'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     let value = |usage: &crate::harness::Response| usage.json()["value"].as_u64().unwrap_or(0);
@@ -42,14 +42,14 @@ fn what_a_plugin_saved_is_there_after_a_trap_and_after_a_restart() {
 }
 
 #[test]
-fn saved_state_that_cannot_be_written_is_written_once_it_can_be() {
+fn saved_plugin_state_that_cannot_be_written_is_retried_until_it_can() {
     let host = Host::start("poll.interval = '100ms'\n", &[("verbs", verbs())]);
     host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
     // Where the file should be there is a folder with something in it.
     let file = host.data().join("state/verbs");
     std::fs::create_dir_all(file.join("inside")).unwrap();
     // It saves the first time, and never again.
-    assert_eq!(host.write("PUT", "/v1/instances/once", r#"{"samplers":["verbs"]}"#).status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/once", r#"{"samplers":["verbs"]}"#).status, 200);
     host.until_logged("cannot write the plugin's state to disk; retrying");
     host.until("/v1/instances/once/usage", |usage| usage.status == 200);
     std::fs::remove_dir_all(&file).unwrap();
@@ -60,7 +60,7 @@ fn saved_state_that_cannot_be_written_is_written_once_it_can_be() {
 }
 
 #[test]
-fn compiled_plugins_are_kept_for_this_user_alone_and_damaged_ones_made_again() {
+fn the_compile_cache_is_private_and_corrupt_entries_are_compiled_again() {
     use std::os::unix::fs::PermissionsExt;
     let host = Host::start_cold("", &[]);
     host.until("/ready", |ready| ready.status == 200);
@@ -84,7 +84,7 @@ fn compiled_plugins_are_kept_for_this_user_alone_and_damaged_ones_made_again() {
 }
 
 #[test]
-fn history_in_memory_that_is_shorter_than_retention_is_said_at_the_start() {
+fn a_memory_only_start_warns_when_history_is_shorter_than_retention() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dropsonde.toml");
     std::fs::write(&file, "poll.interval = '10s'\n[plugins.procfs]\ninterval = '1s'\n").unwrap();
@@ -106,7 +106,7 @@ fn history_in_memory_that_is_shorter_than_retention_is_said_at_the_start() {
 }
 
 #[test]
-fn memory_only_writes_nothing() {
+fn memory_only_has_no_tokens_and_creates_no_files() {
     let home = tempfile::tempdir().unwrap();
     let mut child = dropsonde()
         .args(["serve", "--memory-only", "--listen", "127.0.0.1:0"])
@@ -120,7 +120,7 @@ fn memory_only_writes_nothing() {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
     let address = line.trim().strip_prefix("listening on http://").unwrap();
     let mut stream = crate::harness::stream(address, "/v1/instances/host/usage/stream", "");
-    assert!(stream.sample()["memory_used_mb"].is_number(), "it compiled, and it samples");
+    assert!(stream.next_sample()["memory_used_mb"].is_number(), "it compiled, and it samples");
     let refused = crate::harness::request(address, "PUT", "/v1/instances/x", "Authorization: Bearer x\r\n");
     assert!(refused.status == 403 && refused.body.contains("--memory-only"), "there is no token: {refused:?}");
     child.kill().unwrap();
@@ -129,7 +129,7 @@ fn memory_only_writes_nothing() {
 }
 
 #[test]
-fn a_start_that_cannot_work_says_what_and_the_way_out() {
+fn a_start_with_an_unusable_setting_fails_and_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dropsonde.toml");
     let host = Host::start("", &[]);

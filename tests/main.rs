@@ -2,26 +2,27 @@
 //!
 //! # Layout
 //!
-//! * `harness`: a running host, a client that shows every byte, the guests.
-//! * `access`: who may do what; `exposure`: what strangers reach; `abuse`: what nobody should send; `clients`: greedy
-//!   clients beside modest ones.
-//! * `reconfigure`: another configuration while it runs; `supervised`: what a service manager hears; `api`: the description.
-//! * `http`, `reads`, `stream`, `tls`: what clients see; `tracking`: what they say of instances.
-//! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it.
+//! * `harness`: a running host, an HTTP client that shows every byte, the guests.
+//! * `access`: tokens, logins and the audit log; `exposure`: other machines, sites and host names; `abuse`: malformed
+//!   and slow requests; `clients`: limits per peer.
+//! * `reconfigure`: reloads of the configuration; `supervised`: notifications to the service manager; `api`: the OpenAPI
+//!   document; `operating`: mistakes of operators; `folders`: unreadable and missing folders.
+//! * `http`, `reads`, `stream`, `tls`: the API for reading; `tracking`: the API for instances.
+//! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: the metrics, the alerts and the dashboard.
 //! * `tracing`: spans and log lines.
-//! * `confined`: under the filters and limits that service managers and containers set.
-//! * `shares`: greedy plugins beside modest ones.
-//! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try;
-//!   `compiling`: those that take long to compile.
-//! * `lifecycle`: start, stop, configuration, what plugins keep.
-//! * `reload`: plugins that appear, change and go while the host runs.
-//! * `snapshot`: sources, what applications tell, and the document they make.
-//! * `clocks`: wall clocks that are set, and processes that are held up.
-//! * `history`: what is there after a restart, a crash, and on a disk that does not work.
-//! * `commands`, `store_commands`: the command line; `pipes`: read no further than its reader likes.
+//! * `confined`: filters and limits that service managers and containers set.
+//! * `shares`: limits per plugin; `ownership`: instances that several plugins discover.
+//! * `sandbox`: limits of plugins; `grants`: what plugins may read; `hostile`: plugins that misbehave; `compiling`:
+//!   plugins that take long to compile.
+//! * `lifecycle`: start, stop, configuration, saved state of plugins.
+//! * `reload`: plugins that are added, replaced and removed while the host runs.
+//! * `snapshot`: sources, events of applications, and the snapshot.
+//! * `clocks`: wall clocks that are set, and processes that are paused.
+//! * `history`: history after a restart, after a crash, and on a broken disk.
+//! * `commands`, `store_commands`: the command line; `pipes`: commands whose output pipe is closed.
 //! * `embedding`: the host as a part of another program, and the examples.
 //! * `procfs`: the bundled sampler on machines of all kinds.
-//! * `authoring`: from the handbook's first plugins to a sample; `handbook`: links, keys and configurations in it.
+//! * `authoring`: from a plugin's template to a sample; `handbook`: its links, keys and configurations.
 
 #![allow(
     clippy::unwrap_used,

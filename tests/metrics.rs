@@ -15,7 +15,7 @@ fn host() -> Host {
     host
 }
 
-/// Prometheus' own linter: from Debian's package, unpacked by `cargo dev setup`, or from the PATH.
+/// Returns the output of Prometheus' linter: from Debian's package, unpacked by `cargo dev setup`, or from the PATH.
 pub(crate) fn promtool(exposition: &str) -> String {
     let child = prometheus_tool("promtool")
         .args(["check", "metrics"])
@@ -29,14 +29,14 @@ pub(crate) fn promtool(exposition: &str) -> String {
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
 }
 
-/// A host with instances whose ids are verbs, polled ten times a second.
-fn acting(verbs_done: &[&str]) -> Host {
+/// Starts a host with instances whose ids are verbs, polled ten times a second.
+fn host_with_instances(verbs_done: &[&str]) -> Host {
     let instances: String =
         verbs_done.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
     Host::start(&format!("poll.interval = '100ms'\n{instances}"), &[("verbs", verbs())])
 }
 
-/// Everything, in OpenMetrics, once there is what is wanted.
+/// Waits until the families are as wanted, and returns all of them, from OpenMetrics.
 fn families(host: &Host, wanted: impl Fn(&[ParsedFamily]) -> bool) -> Vec<ParsedFamily> {
     let mut families = Vec::new();
     host.until_with("/metrics", "Accept: application/openmetrics-text\r\n", |metrics| {
@@ -47,14 +47,14 @@ fn families(host: &Host, wanted: impl Fn(&[ParsedFamily]) -> bool) -> Vec<Parsed
 }
 
 #[test]
-fn promtool_finds_nothing_to_say() {
+fn promtool_accepts_the_metrics() {
     let metrics = host().get("/metrics");
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     assert_eq!(promtool(&metrics.body), "", "{}", metrics.body);
 }
 
 #[test]
-fn promtool_finds_nothing_whatever_fields_are_called() {
+fn promtool_accepts_metrics_of_fields_with_odd_names() {
     let odd = [
         ["wait_us_p95", "read_kb_per_sec"],
         ["threads_count", "swaps_per_hour"],
@@ -78,12 +78,12 @@ fn promtool_finds_nothing_whatever_fields_are_called() {
 }
 
 #[test]
-fn promtool_would_find_something() {
+fn promtool_rejects_a_metric_without_help_and_base_unit() {
     assert!(!promtool("# TYPE a_ms gauge\na_ms 1\n").is_empty());
 }
 
 #[test]
-fn samples_are_in_base_units_with_id_and_sampler() {
+fn sample_metrics_use_base_units_and_have_id_and_sampler_labels() {
     let host = host();
     let metrics = host.get("/metrics").body;
     let value = |begins: &str| -> f64 {
@@ -99,7 +99,7 @@ fn samples_are_in_base_units_with_id_and_sampler() {
 }
 
 #[test]
-fn the_host_counts_what_it_does() {
+fn the_host_exposes_metrics_about_requests_services_and_plugins() {
     let host = host();
     host.get("/no/such/path");
     let metrics = host.get("/metrics").body;
@@ -115,8 +115,8 @@ fn the_host_counts_what_it_does() {
 }
 
 #[test]
-fn a_plugins_own_metrics_are_exposed_with_its_name() {
-    let host = acting(&["measure"]);
+fn metrics_of_a_plugin_are_exposed_with_its_name_as_a_label() {
+    let host = host_with_instances(&["measure"]);
     let own = |families: &[ParsedFamily], name, labels: &[(&str, &str)]| {
         strict::value(families, name, &[&[("plugin", "verbs")], labels].concat())
     };
@@ -138,10 +138,10 @@ fn a_plugins_own_metrics_are_exposed_with_its_name() {
 }
 
 #[test]
-fn what_plugins_say_of_their_metrics_drives_no_terminal_and_ends_no_line() {
+fn control_characters_in_help_texts_of_plugins_are_removed() {
     let harmful = "\0\x1b\r\n\u{2028}";
-    let component = components::renamed(verbs(), "A level.", &format!("{harmful}x"));
-    let component = components::renamed(&component, "What the verb gave", &format!("{harmful}e verb gave"));
+    let component = components::replace_text(verbs(), "A level.", &format!("{harmful}x"));
+    let component = components::replace_text(&component, "What the verb gave", &format!("{harmful}e verb gave"));
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'measure'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", &component)]);
     let families = families(&host, |families| {
@@ -156,15 +156,15 @@ fn what_plugins_say_of_their_metrics_drives_no_terminal_and_ends_no_line() {
 }
 
 #[test]
-fn metrics_nobody_may_have_are_refused_by_value_and_the_plugin_goes_on() {
-    let host = acting(&["wrong"]);
+fn metrics_with_invalid_names_or_labels_are_refused_and_the_plugin_keeps_running() {
+    let host = host_with_instances(&["wrong"]);
     let usage = host.until("/v1/instances/wrong/usage", |usage| usage.status == 200).json();
     assert_eq!(usage["value"], 8, "six names, a conflict, a label");
     assert_eq!(host.plugin("verbs")["state"], "running");
 }
 
 #[test]
-fn a_plugin_has_no_more_series_than_allowed_and_its_others_go_on() {
+fn series_beyond_the_limit_per_plugin_are_refused_and_the_plugin_keeps_running() {
     let config = "poll.interval = '100ms'\nmetrics.max_series_per_plugin = 1500\n[[instances]]\nid = 'labels'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     let overflow = [("plugin", "verbs")];
@@ -179,8 +179,8 @@ fn a_plugin_has_no_more_series_than_allowed_and_its_others_go_on() {
 }
 
 #[test]
-fn a_handle_that_was_never_given_is_ignored_and_counted() {
-    let host = acting(&["astray"]);
+fn recordings_to_unknown_metric_handles_are_ignored_and_counted() {
+    let host = host_with_instances(&["astray"]);
     let ignored = [("plugin", "verbs"), ("reason", "handle")];
     families(&host, |families| {
         strict::value(families, "dropsonde_plugin_metrics_ignored_total", &ignored) >= Some(6.0)
@@ -189,17 +189,17 @@ fn a_handle_that_was_never_given_is_ignored_and_counted() {
 }
 
 #[test]
-fn everything_of_a_plugin_leaves_with_it() {
-    let host = acting(&["measure"]);
+fn all_series_of_a_plugin_disappear_when_its_file_is_removed() {
+    let host = host_with_instances(&["measure"]);
     families(&host, |families| families.iter().any(|family| family.name == "verbs_level"));
-    fs::remove_file(host.file("verbs")).unwrap();
+    fs::remove_file(host.plugin_file("verbs")).unwrap();
     let metrics = host.until("/metrics", |metrics| !metrics.body.contains("\"verbs\""));
     assert!(!metrics.body.contains("verbs_"), "{}", metrics.body);
 }
 
 #[test]
-fn counters_go_on_when_an_instance_ends_badly_and_its_gauges_are_unknown() {
-    let host = acting(&["once"]);
+fn after_a_trap_counters_of_a_plugin_continue_and_its_gauges_are_absent() {
+    let host = host_with_instances(&["once"]);
     // Its second instance came back.
     host.until("/v1/instances/once/usage", |usage| usage.status == 200);
     let families = families(&host, |families| {
@@ -210,7 +210,7 @@ fn counters_go_on_when_an_instance_ends_badly_and_its_gauges_are_unknown() {
 }
 
 #[test]
-fn both_formats_say_the_same_and_gzip_is_for_who_asks() {
+fn text_and_openmetrics_contain_the_same_metrics_and_gzip_is_sent_on_request() {
     let host = host();
     let open = host.request_with("GET", "/metrics", "Accept: application/openmetrics-text;version=1.0.0\r\n");
     assert_eq!(open.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
@@ -224,7 +224,8 @@ fn both_formats_say_the_same_and_gzip_is_for_who_asks() {
     for name in ["dropsonde_sample_memory_used_bytes", "dropsonde_http_requests_total", "dropsonde_build_info"] {
         assert!(names(&open).iter().any(|one| one == name) && names(&classic).iter().any(|one| one == name), "{name}");
     }
-    let (head, body) = client::bytes(&host.address, "GET", "/metrics", "Accept-Encoding: gzip, br\r\n", &[]);
+    let (head, body) =
+        client::send_and_read_bytes(&host.address, "GET", "/metrics", "Accept-Encoding: gzip, br\r\n", &[]);
     assert_eq!(head.header("content-encoding"), Some("gzip"));
     let mut text = String::new();
     GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();

@@ -1,11 +1,11 @@
-//! The alerts and the dashboard for the host itself are about metrics that it has.
+//! The alerts and the dashboard use metrics that the host has.
 
 use crate::harness::{Host, app, prometheus_tool, verbs, workspace};
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-fn run(command: &mut Command) -> String {
+fn run_in_monitoring_folder(command: &mut Command) -> String {
     let output = command.current_dir(workspace().join("host/monitoring")).output().unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success(), "{said}");
@@ -13,13 +13,13 @@ fn run(command: &mut Command) -> String {
 }
 
 #[test]
-fn alerts_fire_when_they_should_and_not_when_they_should_not() {
-    let checked = run(prometheus_tool("promtool").args(["check", "rules", "alerts.yml"]));
+fn the_alert_rules_are_valid_and_pass_their_promtool_tests() {
+    let checked = run_in_monitoring_folder(prometheus_tool("promtool").args(["check", "rules", "alerts.yml"]));
     assert!(checked.contains("SUCCESS"), "{checked}");
-    run(prometheus_tool("promtool").args(["test", "rules", "alerts_test.yml"]));
+    run_in_monitoring_folder(prometheus_tool("promtool").args(["test", "rules", "alerts_test.yml"]));
 }
 
-/// What looks like a metric of the host's in a text.
+/// Returns the words of a text that look like metrics of the host.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c: char| !is_part(c)).filter(|word| word.starts_with("dropsonde_"));
@@ -30,8 +30,8 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     words.map(stem).collect()
 }
 
-/// Whatever the host can show: what it registers by name, and what it shows when asked.
-fn known() -> BTreeSet<String> {
+/// Returns the metrics that the host can expose: those it registers by name, and those of a scrape.
+fn exposed_metrics() -> BTreeSet<String> {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'panic'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs()), ("app", app())]);
     let shown = host.until("/metrics", |metrics| metrics.body.contains("dropsonde_panics_total{"));
@@ -48,8 +48,8 @@ fn known() -> BTreeSet<String> {
 }
 
 #[test]
-fn alerts_and_dashboard_ask_for_metrics_that_are_there() {
-    let known = known();
+fn alerts_and_dashboard_use_only_metrics_that_the_host_exposes() {
+    let known = exposed_metrics();
     for file in ["alerts.yml", "dashboard.json"] {
         let text = fs::read_to_string(workspace().join("host/monitoring").join(file)).unwrap();
         let asked = metrics_in(&text);

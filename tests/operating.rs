@@ -1,4 +1,4 @@
-//! What operators do by mistake: the host says so, and goes on once it is mended.
+//! Mistakes of operators: the host reports them, and continues once they are corrected.
 
 use crate::harness::{Host, Response, components, connect_from, dropsonde, request, run, verbs};
 use std::fs;
@@ -11,7 +11,7 @@ fn is_healthy(health: &Response) -> bool {
 }
 
 #[test]
-fn a_section_of_a_plugin_that_is_not_there_is_tried_again_when_its_file_comes() {
+fn a_refused_section_of_a_missing_plugin_is_applied_when_its_file_appears() {
     let host = Host::start(CONFIG, &[]);
     host.until("/health", is_healthy);
     host.configure(&format!("{CONFIG}[plugins.late]\nconfig = {{ discover = ['ok'] }}\n"));
@@ -23,7 +23,7 @@ fn a_section_of_a_plugin_that_is_not_there_is_tried_again_when_its_file_comes() 
 }
 
 #[test]
-fn a_data_directory_on_the_command_line_and_memory_only_in_the_file_contradict_each_other() {
+fn a_data_folder_on_the_command_line_with_memory_only_in_the_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (file, data) = (folder.path().join("dropsonde.toml"), folder.path().join("data"));
     fs::write(&file, "store.memory_only = true\n").unwrap();
@@ -39,7 +39,7 @@ fn a_data_directory_on_the_command_line_and_memory_only_in_the_file_contradict_e
 }
 
 #[test]
-fn a_client_that_shows_many_wrong_tokens_is_refused_and_right_ones_never_are() {
+fn a_client_with_many_wrong_tokens_gets_429_but_its_right_tokens_are_accepted() {
     let host = Host::start("auth.read_token_file = '{}/data/read.token'\n", &[]);
     let get = |headers: &str| request(&host.address, "GET", "/v1/instances", headers);
     let wrong = "Authorization: Bearer wrong\r\n";
@@ -55,7 +55,7 @@ fn a_client_that_shows_many_wrong_tokens_is_refused_and_right_ones_never_are() {
     assert_eq!(request(&host.address, "PUT", "/v1/instances/x", wrong).status, 429);
     // A right one of the same client is not held up, nor is a login, nor another client.
     assert_eq!(get(&host.bearer("read")).status, 200);
-    assert_eq!(host.write("PUT", "/v1/instances/x", "").status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/x", "").status, 200);
     assert_eq!(request(&host.address, "POST", "/login", &host.bearer("read")).status, 204);
     let mut other = connect_from([127, 0, 0, 2].into(), &host.address);
     write!(other, "GET /v1/instances HTTP/1.1\r\nHost: localhost\r\n{wrong}Connection: close\r\n\r\n").unwrap();
@@ -65,7 +65,7 @@ fn a_client_that_shows_many_wrong_tokens_is_refused_and_right_ones_never_are() {
 }
 
 #[test]
-fn junk_that_keeps_changing_in_the_plugins_folder_is_logged_once_for_each_reason() {
+fn an_invalid_plugin_file_that_keeps_changing_is_logged_once_per_reason() {
     let host = Host::start(CONFIG, &[]);
     let refused = |count: u64| {
         let counted = format!("dropsonde_errors_total{{service=\"junk\",type=\"load\"}} {count}");
@@ -76,19 +76,19 @@ fn junk_that_keeps_changing_in_the_plugins_folder_is_logged_once_for_each_reason
         refused(nth);
     }
     // Removed and put back, it is the same.
-    fs::remove_file(host.file("junk")).unwrap();
+    fs::remove_file(host.plugin_file("junk")).unwrap();
     host.until("/v1/plugins/junk", |page| page.status == 404);
     host.drop_in("junk", b"junk again");
     host.until("/v1/plugins/junk", |page| page.status == 200 && page.json()["state"] == "failed");
     host.drop_in("junk", b"");
     host.until("/v1/plugins/junk", |page| page.body.contains("it is empty"));
-    let log = host.last_words();
+    let log = host.stop_and_read_log();
     let lines = |part: &str| log.lines().filter(|line| line.contains("plugin=\"junk\"") && line.contains(part)).count();
     assert_eq!((lines("it is not WebAssembly"), lines("it is empty")), (1, 1), "{log}");
 }
 
 #[test]
-fn the_page_of_a_plugin_says_that_it_waits_for_its_turn_to_be_compiled() {
+fn the_page_of_a_plugin_in_the_compile_queue_says_that_it_waits() {
     let slow: Vec<_> = (0..5).map(|nth| (format!("slow{nth}"), components::slow_to_compile(60_000 + nth))).collect();
     let slow: Vec<_> = slow.iter().map(|(name, component)| (name.as_str(), &component[..])).collect();
     let host = Host::start("", &slow);

@@ -1,6 +1,6 @@
-//! The host about itself: each family is moved by the real thing.
+//! The host's metrics about itself: each family changes when the real thing happens.
 
-use crate::harness::{Host, app, client, verbs, version};
+use crate::harness::{Host, app, client, verbs, verbs_version};
 use dropsonde_openmetrics::strict::{self, ParsedFamily};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -17,24 +17,24 @@ fn value(host: &Host, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
 }
 
 /// Waits until a series is as wanted.
-fn until(host: &Host, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) {
+fn wait_for_metric(host: &Host, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) {
     host.until("/metrics", |metrics| {
         let families = strict::text(&metrics.body).unwrap_or_else(|why| panic!("{why}"));
         strict::value(&families, &format!("dropsonde_{name}"), labels).is_some_and(&wanted)
     });
 }
 
-fn polling(instances: &[&str], more: &str) -> String {
+fn polling_config(instances: &[&str], more: &str) -> String {
     let instances: String =
         instances.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
     format!("poll.interval = '100ms'\nsnapshot.interval = '100ms'\n{more}\n{instances}")
 }
 
 #[test]
-fn samples_on_their_way_are_counted_by_what_becomes_of_them() {
-    let host = Host::start(&polling(&["count", "gap", "unavailable"], ""), &[("verbs", verbs())]);
+fn sample_messages_are_counted_by_outcome() {
+    let host = Host::start(&polling_config(&["count", "gap", "unavailable"], ""), &[("verbs", verbs())]);
     let sample = [("service", "verbs"), ("type", "sample")];
-    until(&host, "messages_processed_total", &[sample[0], sample[1], ("status", "ok")], |ok| ok >= 3.0);
+    wait_for_metric(&host, "messages_processed_total", &[sample[0], sample[1], ("status", "ok")], |ok| ok >= 3.0);
     // A scrape may fall between two of them.
     host.until("/metrics", |metrics| {
         let metrics = strict::text(&metrics.body).unwrap();
@@ -54,35 +54,40 @@ fn samples_on_their_way_are_counted_by_what_becomes_of_them() {
 }
 
 #[test]
-fn stats_and_events_are_counted_on_their_way_too() {
-    let host = Host::start(&polling(&[], ""), &[("app", app())]);
+fn stats_and_event_messages_are_counted_by_outcome() {
+    let host = Host::start(&polling_config(&[], ""), &[("app", app())]);
     host.until("/v1/snapshot", |snapshot| snapshot.body.contains("\"app\""));
-    assert_eq!(host.tell("app", "application/json", b"{\"name\":\"x\"}").status, 202);
+    assert_eq!(host.send_events("app", "application/json", b"{\"name\":\"x\"}").status, 202);
     let of_app = |kind| [("service", "app"), ("type", kind)];
-    until(&host, "messages_received_total", &of_app("stats"), |stats| stats >= 1.0);
-    until(&host, "messages_received_total", &of_app("event"), |events| events == 1.0);
-    until(&host, "messages_published_total", &[("service", "snapshot"), ("subject", "snapshot")], |sent| sent >= 1.0);
-    until(&host, "processing_duration_seconds_count", &[("service", "snapshot"), ("operation", "aggregate")], |n| {
-        n > 0.0
+    wait_for_metric(&host, "messages_received_total", &of_app("stats"), |stats| stats >= 1.0);
+    wait_for_metric(&host, "messages_received_total", &of_app("event"), |events| events == 1.0);
+    wait_for_metric(&host, "messages_published_total", &[("service", "snapshot"), ("subject", "snapshot")], |sent| {
+        sent >= 1.0
     });
-    assert_eq!(host.tell("app", "application/json", b"{\"name\":\"fail\"}").status, 202);
-    until(&host, "messages_failed_total", &of_app("stats"), |failed| failed >= 1.0);
+    wait_for_metric(
+        &host,
+        "processing_duration_seconds_count",
+        &[("service", "snapshot"), ("operation", "aggregate")],
+        |n| n > 0.0,
+    );
+    assert_eq!(host.send_events("app", "application/json", b"{\"name\":\"fail\"}").status, 202);
+    wait_for_metric(&host, "messages_failed_total", &of_app("stats"), |failed| failed >= 1.0);
 }
 
 #[test]
-fn a_plugin_that_traps_moves_what_an_operator_looks_at() {
+fn traps_and_quarantine_change_the_panic_health_and_service_metrics() {
     // More than are looked for in one tick, with time enough on a busy machine.
     let own = "[plugins.verbs]\ninterval = '500ms'\nlimits = { cpu = '500ms' }\n";
-    let config = polling(&["headers", "infinite", "panic", "random", "recurse", "short", "stranger"], own);
+    let config = polling_config(&["headers", "infinite", "panic", "random", "recurse", "short", "stranger"], own);
     let host = Host::start(&config, &[("verbs", verbs())]);
     let (service, plugin) = ([("service", "verbs")], [("plugin", "verbs")]);
-    until(&host, "panics_total", &service, |traps| traps >= 3.0);
-    until(&host, "health_checks_failed_total", &plugin, |failed| failed >= 2.0);
-    until(&host, "workers_stopped_total", &[("reason", "crashed")], |crashed| crashed >= 3.0);
-    until(&host, "samples_dropped_total", &[("reason", "poison")], |dropped| dropped > 0.0);
-    assert_eq!(host.ordered("POST", "/v1/plugins/verbs/quarantine", &[]).status, 202);
-    until(&host, "health_status", &service, |well| well == 0.0);
-    until(&host, "service_status", &service, |status| status == 4.0);
+    wait_for_metric(&host, "panics_total", &service, |traps| traps >= 3.0);
+    wait_for_metric(&host, "health_checks_failed_total", &plugin, |failed| failed >= 2.0);
+    wait_for_metric(&host, "workers_stopped_total", &[("reason", "crashed")], |crashed| crashed >= 3.0);
+    wait_for_metric(&host, "samples_dropped_total", &[("reason", "poison")], |dropped| dropped > 0.0);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/verbs/quarantine", &[]).status, 202);
+    wait_for_metric(&host, "health_status", &service, |well| well == 0.0);
+    wait_for_metric(&host, "service_status", &service, |status| status == 4.0);
     assert_eq!(value(&host, "service_status", &[("service", "host")]), Some(2.0));
     assert_eq!(value(&host, "health_status", &[("service", "host")]), Some(1.0));
     assert!(value(&host, "plugin_cpu_seconds_total", &plugin) > Some(0.0));
@@ -92,15 +97,15 @@ fn a_plugin_that_traps_moves_what_an_operator_looks_at() {
 }
 
 #[test]
-fn workers_are_counted_by_what_they_do() {
-    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+fn workers_are_counted_by_state() {
+    let host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let metrics = families(&host);
     let workers = |state| strict::value(&metrics, "dropsonde_workers", &[("state", state)]).unwrap();
     let active = strict::value(&metrics, "dropsonde_workers_active", &[]);
     assert!(active >= Some(1.0));
     assert_eq!(active, Some(workers("busy") + workers("idle")));
-    until(&host, "workers_spawned_total", &[], |spawned| Some(spawned) >= active);
+    wait_for_metric(&host, "workers_spawned_total", &[], |spawned| Some(spawned) >= active);
     for name in ["cold_start_seconds_count", "build_seconds_count", "plugin_call_seconds_count", "plugin_polls_total"] {
         assert!(value(&host, name, &[("plugin", "verbs")]) >= Some(1.0), "{name}");
     }
@@ -111,12 +116,12 @@ fn workers_are_counted_by_what_they_do() {
 }
 
 #[test]
-fn requests_are_counted_by_route_and_streams_are_no_slow_ones() {
-    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+fn requests_are_counted_by_route_and_streams_have_no_duration() {
+    let host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
-    stream.sample();
-    until(&host, "sessions_active", &[], |streams| streams == 1.0);
+    stream.next_sample();
+    wait_for_metric(&host, "sessions_active", &[], |streams| streams == 1.0);
     host.get("/no/such/path");
     let by = |name: &str, route: &str, status: &str| value(&host, name, &[("route", route), ("status", status)]);
     assert_eq!(by("http_requests_total", "unknown", "4xx"), Some(1.0));
@@ -124,12 +129,12 @@ fn requests_are_counted_by_route_and_streams_are_no_slow_ones() {
     assert_eq!(by("http_requests_total", "/v1/instances/{id}/usage/stream", "2xx"), Some(1.0));
     assert_eq!(by("http_request_seconds_count", "/v1/instances/{id}/usage/stream", "2xx"), None);
     drop(stream);
-    until(&host, "sessions_active", &[], |streams| streams == 0.0);
+    wait_for_metric(&host, "sessions_active", &[], |streams| streams == 0.0);
 }
 
 #[test]
-fn ticks_that_come_too_late_are_counted_and_named_when_it_is_more_than_a_moment() {
-    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+fn missed_ticks_are_counted_and_health_names_plugins_that_are_polled_late() {
+    let host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let is_seen = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -145,44 +150,44 @@ fn ticks_that_come_too_late_are_counted_and_named_when_it_is_more_than_a_moment(
         host.until("/health", |health| health.body.contains("plugin verbs is polled late"));
         is_seen.store(true, Relaxed);
     });
-    until(&host, "plugin_polls_missed_total", &[("plugin", "verbs")], |missed| missed >= 3.0);
+    wait_for_metric(&host, "plugin_polls_missed_total", &[("plugin", "verbs")], |missed| missed >= 3.0);
     host.until("/health", |health| health.json()["status"] == "healthy");
 }
 
 #[test]
-fn uploads_and_what_cannot_be_brought_back_are_counted() {
-    let mut host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+fn uploads_and_failed_plugin_restores_are_counted() {
+    let mut host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
-    assert_eq!(host.ordered("PUT", "/v1/plugins/verbs", &version(2)).status, 202);
-    until(&host, "plugins_uploaded_total", &[], |uploaded| uploaded == 1.0);
+    assert_eq!(host.send_as_admin("PUT", "/v1/plugins/verbs", &verbs_version(2)).status, 202);
+    wait_for_metric(&host, "plugins_uploaded_total", &[], |uploaded| uploaded == 1.0);
     host.until("/v1/instances/version/usage", |usage| usage.json()["value"] == 2);
     assert_eq!(host.stop(), 0);
     host.drop_in("verbs", b"nonsense");
-    host.configure(&polling(&["version"], "plugins.verbs.config.init = 'refuse'"));
-    let host = host.started_again();
-    until(&host, "plugin_restores_failed_total", &[], |failed| failed == 1.0);
+    host.configure(&polling_config(&["version"], "plugins.verbs.config.init = 'refuse'"));
+    let host = host.start_again();
+    wait_for_metric(&host, "plugin_restores_failed_total", &[], |failed| failed == 1.0);
 }
 
 #[test]
-fn an_audit_log_that_cannot_be_written_is_counted() {
-    let mut host = Host::start(&polling(&[], ""), &[("verbs", verbs())]);
+fn audit_entries_that_cannot_be_written_are_counted() {
+    let mut host = Host::start(&polling_config(&[], ""), &[("verbs", verbs())]);
     assert_eq!(host.stop(), 0);
     std::fs::remove_file(host.data().join("audit.log")).unwrap();
     symlink("/dev/full", host.data().join("audit.log")).unwrap();
-    let host = host.started_again();
+    let host = host.start_again();
     host.until("/ready", |ready| ready.status == 200);
-    assert!(host.ordered("POST", "/v1/plugins/verbs/reload", &[]).status < 300);
-    until(&host, "audit_entries_dropped_total", &[("reason", "io")], |dropped| dropped >= 1.0);
+    assert!(host.send_as_admin("POST", "/v1/plugins/verbs/reload", &[]).status < 300);
+    wait_for_metric(&host, "audit_entries_dropped_total", &[("reason", "io")], |dropped| dropped >= 1.0);
 }
 
 #[test]
-fn log_lines_over_the_limit_are_counted() {
-    let host = Host::start(&polling(&["flood"], ""), &[("verbs", verbs())]);
-    until(&host, "plugin_log_lines_dropped_total", &[("plugin", "verbs")], |dropped| dropped >= 900.0);
+fn plugin_log_lines_over_the_limit_are_counted() {
+    let host = Host::start(&polling_config(&["flood"], ""), &[("verbs", verbs())]);
+    wait_for_metric(&host, "plugin_log_lines_dropped_total", &[("plugin", "verbs")], |dropped| dropped >= 900.0);
 }
 
 #[test]
-fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
+fn a_stopping_host_returns_503_as_draining_while_a_request_is_open() {
     let host = Host::start("", &[]);
     host.until("/ready", |ready| ready.status == 200);
     // An upload that takes its time.
@@ -193,7 +198,7 @@ fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
         token.trim()
     );
     upload.write_all(head.as_bytes()).unwrap();
-    until(&host, "service_status", &[("service", "host")], |status| status == 2.0);
+    wait_for_metric(&host, "service_status", &[("service", "host")], |status| status == 2.0);
     host.signal("TERM");
     // A connection that is made just when it stops is closed unread.
     let ask = |path: &str| {
@@ -209,8 +214,8 @@ fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
 }
 
 #[test]
-fn many_scrapes_at_once_are_all_answered() {
-    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+fn concurrent_scrapes_all_get_valid_responses() {
+    let host = Host::start(&polling_config(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let scraped = std::thread::scope(|scope| {
         let scrapes: Vec<_> = (0..50)

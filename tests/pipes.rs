@@ -1,33 +1,33 @@
-//! Commands whose output nobody reads to its end, as of `dropsonde range host | head -1`.
+//! Commands whose output pipe is closed early, as by `dropsonde range host | head -1`.
 
 use crate::harness::{Host, dropsonde, verbs};
 use std::fs;
 use std::io::pipe;
 use std::process::{Command, Stdio};
 
-/// The writing end of a pipe whose reader has gone.
-fn unread() -> Stdio {
+/// Returns the writing end of a pipe whose reader has gone.
+fn closed_pipe() -> Stdio {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     writer.into()
 }
 
-/// Runs a command whose output nobody reads: it ends at once, as well as one that is read to its end.
-fn ends_well_unread(mut command: Command) {
-    let ended = command.stdout(unread()).output().unwrap();
+/// Runs a command whose standard output is closed: it must succeed without an error message.
+fn assert_succeeds_without_stdout(mut command: Command) {
+    let ended = command.stdout(closed_pipe()).output().unwrap();
     let errors = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(0), "{command:?}: {errors}");
     assert!(!errors.contains("panicked") && !errors.contains("error:"), "{command:?}: {errors}");
 }
 
-/// Runs a command whose errors nobody reads either.
-fn ends_well_unheard(mut command: Command) {
-    let ended = command.stdout(unread()).stderr(unread()).status().unwrap();
+/// Runs a command whose standard output and standard error are closed.
+fn assert_succeeds_without_output(mut command: Command) {
+    let ended = command.stdout(closed_pipe()).stderr(closed_pipe()).status().unwrap();
     assert_eq!(ended.code(), Some(0), "{command:?}");
 }
 
 #[test]
-fn commands_about_a_running_host_end_quietly_when_nobody_reads_on() {
+fn client_commands_succeed_when_their_output_pipe_is_closed() {
     let config =
         "poll.interval = '100ms'\nstore.flush_interval = '50ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
@@ -55,8 +55,8 @@ fn commands_about_a_running_host_end_quietly_when_nobody_reads_on() {
         "plugin show verbs --json",
         "plugin reload verbs",
     ] {
-        ends_well_unread(ask(args));
-        ends_well_unheard(ask(args));
+        assert_succeeds_without_stdout(ask(args));
+        assert_succeeds_without_output(ask(args));
     }
     for args in ["stats", "stats --json", "verify", "verify --json", "export", "export --format openmetrics"] {
         let look = || {
@@ -64,22 +64,22 @@ fn commands_about_a_running_host_end_quietly_when_nobody_reads_on() {
             command.arg("store").args(args.split(' ')).arg("--data").arg(&data);
             command
         };
-        ends_well_unread(look());
-        ends_well_unheard(look());
+        assert_succeeds_without_stdout(look());
+        assert_succeeds_without_output(look());
     }
     // These can be done once.
     for args in ["plugin quarantine verbs", "plugin release verbs"] {
-        ends_well_unread(ask(args));
+        assert_succeeds_without_stdout(ask(args));
     }
     for args in ["plugin quarantine verbs", "plugin release verbs", "plugin remove verbs"] {
-        ends_well_unheard(ask(args));
+        assert_succeeds_without_output(ask(args));
     }
-    let again = ask("plugin remove verbs").stdout(unread()).stderr(unread()).status().unwrap();
+    let again = ask("plugin remove verbs").stdout(closed_pipe()).stderr(closed_pipe()).status().unwrap();
     assert_eq!(again.code(), Some(1), "a failure is one, whether anybody hears of it or not");
 }
 
 #[test]
-fn commands_without_a_host_end_quietly_when_nobody_reads_on() {
+fn offline_commands_succeed_when_their_output_pipe_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("verbs.wasm"), verbs()).unwrap();
     let run = |args: &str| {
@@ -105,24 +105,24 @@ fn commands_without_a_host_end_quietly_when_nobody_reads_on() {
         "plugin bench procfs --instance host --seconds 1 --json",
         "plugin test --file procfs",
     ] {
-        ends_well_unread(run(args));
-        ends_well_unheard(run(args));
+        assert_succeeds_without_stdout(run(args));
+        assert_succeeds_without_output(run(args));
     }
     for language in ["rust", "python", "js"] {
-        ends_well_unread(run(&format!("plugin new {language}-1 --lang {language}")));
-        ends_well_unheard(run(&format!("plugin new {language}-2 --lang {language}")));
+        assert_succeeds_without_stdout(run(&format!("plugin new {language}-1 --lang {language}")));
+        assert_succeeds_without_output(run(&format!("plugin new {language}-2 --lang {language}")));
     }
 }
 
 #[test]
-fn a_host_whose_log_and_address_nobody_reads_goes_on() {
+fn a_host_keeps_serving_when_its_output_pipes_are_closed() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
     let url = format!("unix:{}", socket.display());
     let mut host = dropsonde()
         .args(["serve", "--memory-only", "--log-level", "trace", "--listen", &url])
-        .stdout(unread())
-        .stderr(unread())
+        .stdout(closed_pipe())
+        .stderr(closed_pipe())
         .spawn()
         .unwrap();
     // Each request is a line of its log.

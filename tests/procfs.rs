@@ -1,18 +1,18 @@
-//! The bundled sampler on machines that are not a plain server: recorded ones, and this one.
+//! The bundled sampler on recorded machines, and on this one.
 
 use crate::harness::{Host, dropsonde, run, workspace};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command};
 
-/// Replays the cases of a project with the bundled sampler; whether that went well, and what it said.
-fn replay(project: &Path) -> (i32, String) {
+/// Replays the cases of a project with the bundled sampler. Returns the exit code and the output.
+fn replay_cases(project: &Path) -> (i32, String) {
     let (code, out, error) = run(dropsonde().args(["plugin", "test", "--file", "procfs"]).current_dir(project));
     (code, out + &error)
 }
 
 /// Writes a case of one tick.
-fn case(project: &Path, config: &str, expected: &str, files: &[(&str, &str)]) {
+fn write_case(project: &Path, config: &str, expected: &str, files: &[(&str, &str)]) {
     let case = project.join("tests/one");
     for (path, text) in files {
         let file = case.join("tick-1").join(path);
@@ -23,16 +23,16 @@ fn case(project: &Path, config: &str, expected: &str, files: &[(&str, &str)]) {
     fs::write(case.join("case.json"), json).unwrap();
 }
 
-/// A child that is never left behind.
-struct Sleeper(Child);
+/// A child process that is killed when it is dropped.
+struct ChildProcess(Child);
 
-impl Sleeper {
+impl ChildProcess {
     fn start(seconds: &str) -> Self {
         Self(Command::new("sleep").arg(seconds).spawn().unwrap())
     }
 }
 
-impl Drop for Sleeper {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
@@ -40,8 +40,8 @@ impl Drop for Sleeper {
 }
 
 #[test]
-fn recorded_machines_give_the_right_numbers() {
-    let (code, said) = replay(&workspace().join("plugins/procfs"));
+fn recorded_machines_replay_with_the_expected_values() {
+    let (code, said) = replay_cases(&workspace().join("plugins/procfs"));
     assert!(code == 0 && !said.contains("FAILED"), "{said}");
     assert!(said.lines().filter(|line| line.ends_with("ok")).count() == 29, "{said}");
 }
@@ -56,9 +56,9 @@ fn a_mount_table_of_more_than_a_mebibyte_is_read() {
     assert!(table.len() > 1 << 20);
     let expected = r#""samples": {"mount-srv": {"disk_used_mb": 1, "disk_limit_mb": 4, "disk_available_mb": 2}},
         "failures": {"mount-data": "gone"}"#;
-    case(project.path(), r#"{"top": 0, "mounts": ["/srv", "/data"]}"#, expected, &[("proc/self/mounts", &table)]);
+    write_case(project.path(), r#"{"top": 0, "mounts": ["/srv", "/data"]}"#, expected, &[("proc/self/mounts", &table)]);
     fs::write(project.path().join("tests/one/tick-1.space"), "/srv\t4194304\t2097152\t9\t9\t1048576\n").unwrap();
-    let (code, said) = replay(project.path());
+    let (code, said) = replay_cases(project.path());
     assert!(code == 0, "{said}");
 }
 
@@ -69,26 +69,26 @@ fn a_command_line_of_more_than_a_mebibyte_is_matched_by_its_beginning() {
     let line = format!("java\0-jar\0shop.jar\0{}", "x".repeat(1_300_000));
     let expected = r#""samples": {"shop": {"processes": 1, "threads": 3}}"#;
     let config = r#"{"top": 0, "mounts": [], "watch": [{"name": "shop", "match": "shop\\.jar"}]}"#;
-    case(project.path(), config, expected, &[("proc/7/stat", &stat), ("proc/7/cmdline", &line)]);
-    let (code, said) = replay(project.path());
+    write_case(project.path(), config, expected, &[("proc/7/stat", &stat), ("proc/7/cmdline", &line)]);
+    let (code, said) = replay_cases(project.path());
     assert!(code == 0, "{said}");
 }
 
 #[test]
-fn a_machine_of_100_000_processes_is_measured_without_their_number() {
+fn a_machine_with_100_000_processes_gives_a_host_sample_without_their_number() {
     let project = tempfile::tempdir().unwrap();
     let config = r#"{"top": 0, "mounts": []}"#;
-    case(project.path(), config, r#""samples": {"host": {"load_1m": 1.5}}"#, &[("proc/loadavg", "1.5")]);
+    write_case(project.path(), config, r#""samples": {"host": {"load_1m": 1.5}}"#, &[("proc/loadavg", "1.5")]);
     let proc = project.path().join("tests/one/tick-1/proc");
     (1..=100_000).for_each(|pid| fs::create_dir(proc.join(pid.to_string())).unwrap());
-    let (code, said) = replay(project.path());
+    let (code, said) = replay_cases(project.path());
     assert!(code == 0, "{said}");
 }
 
 #[test]
-fn a_program_is_one_instance_whatever_its_processes_do() {
+fn a_watched_program_stays_one_instance_while_its_processes_come_and_go() {
     let seconds = (5_000_000 + u64::from(std::process::id())).to_string();
-    let first = Sleeper::start(&seconds);
+    let first = ChildProcess::start(&seconds);
     let config = format!(
         "poll.interval = '100ms'\npoll.discover_interval = '1s'\n\
          plugins.procfs.config = {{ top = 0, watch = [{{ name = 'naps', match = 'sleep {seconds}' }}] }}\n"
@@ -100,7 +100,7 @@ fn a_program_is_one_instance_whatever_its_processes_do() {
         });
     };
     processes(1.0);
-    let second = Sleeper::start(&seconds);
+    let second = ChildProcess::start(&seconds);
     processes(2.0);
     drop(first);
     processes(1.0);
@@ -110,24 +110,24 @@ fn a_program_is_one_instance_whatever_its_processes_do() {
     host.until("/v1/instances/naps", |instance| instance.json()["state"] == "ended");
 }
 
-/// The value of a series whose line has these words in it.
-fn value(metrics: &str, words: [&str; 2]) -> Option<f64> {
+/// Returns the value of the first series whose line has these words in it.
+fn metric_value(metrics: &str, words: [&str; 2]) -> Option<f64> {
     let line = metrics.lines().find(|line| words.iter().all(|word| line.contains(word)))?;
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
 #[test]
-fn a_total_does_not_fall_when_a_process_ends_while_the_host_is_down() {
+fn a_cpu_total_does_not_fall_when_a_process_ends_while_the_host_is_down() {
     let tag = 6_000_000 + u64::from(std::process::id());
     let burn = || {
         let script = format!("while :; do :; done # {tag}");
         // What else is tested comes first.
-        Sleeper(Command::new("nice").args(["-n", "19", "sh", "-c", &script]).spawn().unwrap())
+        ChildProcess(Command::new("nice").args(["-n", "19", "sh", "-c", &script]).spawn().unwrap())
     };
     let (first, _second) = (burn(), burn());
     let watch = format!("{{ name = 'burners', match = '# {tag}$' }}");
     let config = format!("poll.interval = '100ms'\nplugins.procfs.config = {{ top = 0, watch = [{watch}] }}\n");
-    let total = |metrics: &str| value(metrics, ["dropsonde_sample_cpu_seconds_total", "\"burners\""]);
+    let total = |metrics: &str| metric_value(metrics, ["dropsonde_sample_cpu_seconds_total", "\"burners\""]);
     let host = Host::start(&config, &[]);
     let before = host.until("/metrics", |metrics| total(&metrics.body) > Some(1.0));
     let before = total(&before.body).unwrap();
@@ -135,7 +135,7 @@ fn a_total_does_not_fall_when_a_process_ends_while_the_host_is_down() {
     host.until("/metrics", |metrics| total(&metrics.body) > Some(before));
     host.signal("KILL");
     drop(first);
-    let host = host.killed();
+    let host = host.kill_and_restart();
     let after = host.until("/metrics", |metrics| total(&metrics.body).is_some());
     assert!(total(&after.body).unwrap() >= before, "{before} {:?}", total(&after.body));
 }

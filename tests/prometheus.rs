@@ -1,4 +1,4 @@
-//! Real Prometheus scrapes the real host, in both formats.
+//! A real Prometheus scrapes a real host, in both formats.
 
 use crate::harness::{Host, client, prometheus_tool, verbs};
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Only ever reached when something is wrong.
+/// Longest wait; reached only when something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Prometheus on a free port, with a data directory of its own.
@@ -19,7 +19,7 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scraping what is at these addresses, twice a second.
+    /// Starts a Prometheus that scrapes these addresses twice a second.
     fn start(targets: &[(&str, &str)]) -> Self {
         let jobs = targets.iter().map(|(job, address)| {
             format!("  - job_name: {job}\n    static_configs:\n      - targets: ['{address}']\n")
@@ -27,7 +27,7 @@ impl Prometheus {
         Self::with(&jobs.collect::<String>())
     }
 
-    /// With the jobs of its configuration.
+    /// Starts a Prometheus with these jobs in its configuration.
     fn with(jobs: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let config = format!("global:\n  scrape_interval: 500ms\n  scrape_timeout: 500ms\nscrape_configs:\n{jobs}");
@@ -49,7 +49,7 @@ impl Prometheus {
         Self { address, child, _folder: folder }
     }
 
-    /// The value of a query that has one, once it has one that is wanted.
+    /// Waits until the value of a query is as wanted, and returns it.
     fn until(&self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         let started = Instant::now();
         let path = format!(
@@ -77,8 +77,8 @@ impl Drop for Prometheus {
     }
 }
 
-/// Passes requests on as from a scraper that knows the classic format alone.
-fn classic(address: String) -> String {
+/// Starts a proxy that scrapes a host in the classic text format. Returns its address.
+fn classic_format_proxy(address: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -97,11 +97,12 @@ fn classic(address: String) -> String {
 }
 
 #[test]
-fn prometheus_scrapes_both_formats_and_sees_what_the_api_says() {
+fn prometheus_scrapes_both_formats_and_reads_the_values_of_the_api() {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'version'\nlabels = { workload = 'w' }\nsamplers = ['verbs']\n[[instances]]\nid = 'measure'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     host.until("/v1/instances/measure/usage", |usage| usage.status == 200);
-    let prometheus = Prometheus::start(&[("open", &host.address), ("classic", &classic(host.address.clone()))]);
+    let prometheus =
+        Prometheus::start(&[("open", &host.address), ("classic", &classic_format_proxy(host.address.clone()))]);
     for job in ["open", "classic"] {
         assert_eq!(prometheus.until(&format!("up{{job=\"{job}\"}}"), |up| up == 1.0), 1.0);
         let version =
@@ -123,7 +124,7 @@ fn prometheus_scrapes_both_formats_and_sees_what_the_api_says() {
 }
 
 #[test]
-fn prometheus_shows_a_token_and_a_certificate_to_a_host_that_wants_them() {
+fn prometheus_scrapes_a_host_that_requires_a_token_and_a_client_certificate() {
     let folder = TempDir::new().unwrap();
     let here = folder.path().display().to_string();
     let write = |file: &str, pem: String| fs::write(folder.path().join(file), pem).unwrap();

@@ -1,7 +1,7 @@
 use crate::harness::{Host, Response, verbs};
 use serde_json::{Value, json};
 
-/// Two of a workload and one that is none of it.
+/// Starts a host with two instances of a workload and one without.
 fn host() -> Host {
     let config = "poll.interval = '100ms'\n\
                   [[instances]]\nid = 'web-1'\nlabels = { workload = 'web' }\n\
@@ -19,7 +19,7 @@ fn keys(answer: &Response) -> Vec<String> {
 }
 
 #[test]
-fn many_instances_are_asked_by_name_or_label_at_once() {
+fn usage_of_many_instances_can_be_selected_by_id_or_label() {
     let host = host();
     let named = host.get("/v1/usage?instance=web-1&instance=b%C3%BCro&instance=nobody");
     assert_eq!((named.status, keys(&named)), (200, vec!["büro".to_owned(), "web-1".to_owned()]));
@@ -41,11 +41,11 @@ fn many_instances_are_asked_by_name_or_label_at_once() {
 }
 
 #[test]
-fn very_many_are_answered_piece_by_piece() {
+fn a_response_about_5000_instances_is_sent_in_chunks() {
     let host = Host::start("poll.interval = '1s'\npoll.default_samplers = ['verbs']\n", &[("verbs", verbs())]);
     let event = |nth| json!({ "type": "instance.created", "instance": format!("i-{nth:05}") });
     let events: Vec<_> = (0..5000).map(event).collect();
-    assert_eq!(host.write("POST", "/v1/events", &json!(events).to_string()).status, 202);
+    assert_eq!(host.send_as_writer("POST", "/v1/events", &json!(events).to_string()).status, 202);
     host.until("/v1/instances/i-04999/usage", |answer| answer.status == 200);
     let listed = host.get("/v1/instances?limit=1200&after=i-00007").json();
     let ids: Vec<_> = listed.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
@@ -63,7 +63,7 @@ fn very_many_are_answered_piece_by_piece() {
 }
 
 #[test]
-fn a_window_that_is_over_has_a_tag_and_need_not_be_sent_again() {
+fn a_range_in_the_past_has_an_etag_and_gets_304_when_unchanged() {
     let host = host();
     let closed = "/v1/instances/web-1/usage/range?since=1700000000&until=1700003600";
     let answer = host.get(closed);
@@ -79,10 +79,10 @@ fn a_window_that_is_over_has_a_tag_and_need_not_be_sent_again() {
 }
 
 #[test]
-fn a_workload_is_its_instances_together_with_how_many_there_were() {
+fn a_workload_sums_its_instances_and_reports_their_number() {
     let host = host();
     let mut stream = host.stream("/v1/workloads/web/usage/stream");
-    let sample = std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 2).unwrap();
+    let sample = std::iter::repeat_with(|| stream.next_event().2).find(|sample| sample["replica_count"] == 2).unwrap();
     assert_eq!(sample["value"], 2, "a sum");
     let path = "/v1/workloads/web/usage/range?range=10m&resolution=1m";
     let points = host.get(path).json();
@@ -92,14 +92,14 @@ fn a_workload_is_its_instances_together_with_how_many_there_were() {
     assert_eq!(host.get("/v1/workloads/nobody/usage/range").json(), json!([]));
     assert_eq!(host.get("/v1/workloads/web/usage/range?bands=1").status, 400);
     // One that goes is none of it from then on.
-    host.write("DELETE", "/v1/instances/web-2", "");
-    std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 1).unwrap();
-    host.write("PUT", "/v1/instances/new", r#"{"labels":{"workload":"web"}}"#);
-    std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 2).unwrap();
+    host.send_as_writer("DELETE", "/v1/instances/web-2", "");
+    std::iter::repeat_with(|| stream.next_event().2).find(|sample| sample["replica_count"] == 1).unwrap();
+    host.send_as_writer("PUT", "/v1/instances/new", r#"{"labels":{"workload":"web"}}"#);
+    std::iter::repeat_with(|| stream.next_event().2).find(|sample| sample["replica_count"] == 2).unwrap();
 }
 
 #[test]
-fn durable_history_is_asked_by_host() {
+fn telemetry_history_and_hosts_include_every_instance() {
     let host = host();
     let hosts = host.get("/telemetry/hosts").json()["hosts"].clone();
     assert!(["büro", "web-1", "web-2"].iter().all(|id| hosts.as_array().unwrap().contains(&json!(id))), "{hosts}");
@@ -115,7 +115,7 @@ fn durable_history_is_asked_by_host() {
 }
 
 #[test]
-fn a_misspelt_parameter_or_field_is_refused_with_the_nearest_and_a_range_of_nobody_is_empty() {
+fn misspelt_parameters_and_fields_get_400_with_a_suggestion_and_unknown_instances_an_empty_range() {
     let host = host();
     let refused = |path: &str| {
         let answer = host.get(path);
@@ -156,13 +156,14 @@ fn a_misspelt_parameter_or_field_is_refused_with_the_nearest_and_a_range_of_nobo
         assert_eq!((answer.status, answer.json()), (200, json!([])), "{path}");
     }
     assert_eq!(host.get("/v1/workloads/web/usage/range?fields=value,replica_count").status, 200);
-    let write = host.write("POST", "/v1/events?dry_run=1", r#"{"type":"instance.deleted","instance":"web-1"}"#);
+    let write =
+        host.send_as_writer("POST", "/v1/events?dry_run=1", r#"{"type":"instance.deleted","instance":"web-1"}"#);
     assert_eq!(write.status, 400, "{}", write.body);
     assert_eq!(host.get("/v1/instances/web-1").status, 200, "and nothing was done");
 }
 
 #[test]
-fn a_window_is_as_it_is_asked_for() {
+fn range_queries_follow_their_window_resolution_and_alignment_and_refuse_invalid_values() {
     let host = host();
     let now = jiff::Timestamp::now();
     let asked = |query: &str| {

@@ -1,4 +1,4 @@
-//! Another configuration while the host runs.
+//! Reloads of the configuration while the host runs.
 
 use crate::harness::{Host, dropsonde, run, verbs};
 use serde_json::json;
@@ -13,11 +13,11 @@ const VERBS: &str =
     "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nlabels = { workload = 'web' }\nsamplers = ['verbs']\n";
 
 #[test]
-fn what_can_change_does_without_a_gap_in_streams_or_history() {
+fn a_reload_applies_changed_keys_without_interrupting_streams_or_history() {
     let host = Host::start(VERBS, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    stream.sample();
+    stream.next_sample();
     let before = host.plugin("verbs");
     host.reconfigure(
         "poll.interval = '100ms'\nlabels = { site = 'fra1' }\nmetrics.path = '/scrape'\nhttp.hosts = ['me.example']\n\
@@ -29,7 +29,7 @@ fn what_can_change_does_without_a_gap_in_streams_or_history() {
     host.until("/v1/instances/count/usage", |usage| usage.status == 200);
     assert_eq!((host.get("/scrape").status, host.get("/metrics").status), (200, 404));
     assert!(host.get("/openapi.json").json()["paths"]["/scrape"].is_object());
-    stream.sample();
+    stream.next_sample();
     assert_eq!(host.plugin("verbs")["loaded_at"], before["loaded_at"], "what is as it was goes on");
     host.reconfigure("poll.interval = '100ms'\n");
     assert_eq!(host.get("/v1/instances/ok").json()["state"], "ended", "its history stays");
@@ -37,19 +37,19 @@ fn what_can_change_does_without_a_gap_in_streams_or_history() {
 }
 
 #[test]
-fn a_plugin_whose_section_is_another_begins_anew_with_it_and_no_other_does() {
+fn a_changed_plugin_section_restarts_only_that_plugin() {
     let host = Host::start(VERBS, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let procfs = host.plugin("procfs");
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    stream.sample();
+    stream.next_sample();
     host.reconfigure(&format!("{VERBS}[plugins.verbs]\ninterval = '200ms'\ngrants = {{ read = ['/etc/hostname'] }}\n"));
     let page =
         host.until("/v1/plugins/verbs", |page| page.json()["interval_seconds"] == 0.2 && page.json()["calls"] != 0);
     assert_eq!(page.json()["grants"]["read"], json!(["/etc/hostname"]));
-    let before = stream.sample();
-    assert!(before["at"].as_str() < stream.sample()["at"].as_str(), "its streams go on");
+    let before = stream.next_sample();
+    assert!(before["at"].as_str() < stream.next_sample()["at"].as_str(), "its streams go on");
     assert_eq!(host.plugin("procfs")["loaded_at"], procfs["loaded_at"]);
     assert_eq!(host.get("/v1/instances/host").json()["state"], "tracked");
     // The bundled one too, and what it discovered is tracked all the while.
@@ -59,7 +59,7 @@ fn a_plugin_whose_section_is_another_begins_anew_with_it_and_no_other_does() {
 }
 
 #[test]
-fn what_takes_a_restart_is_named_and_stays_and_a_bad_file_changes_nothing() {
+fn keys_that_need_a_restart_are_logged_and_an_invalid_file_changes_nothing() {
     let host = Host::start("poll.interval = '1s'\n", &[]);
     host.reconfigure("poll.interval = '1s'\nstore.retention = '1d'\nhttp.socket_mode = 0o660\n");
     let log = host.log();
@@ -83,19 +83,19 @@ fn what_takes_a_restart_is_named_and_stays_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn a_file_that_changes_is_read_without_anybody_telling() {
+fn a_changed_configuration_file_is_reloaded_once_without_a_signal() {
     let host = Host::start("", &[]);
     let began = Instant::now();
     host.configure("labels = { site = 'fra1' }\n");
     host.until_logged("reloaded the configuration");
     assert!(began.elapsed() < Duration::from_secs(30));
     host.until("/v1/instances/host", |one| one.status == 200 && one.json()["labels"]["site"] == "fra1");
-    let log = host.last_words();
+    let log = host.stop_and_read_log();
     assert_eq!(log.matches("reloaded the configuration").count(), 1, "once: {log}");
 }
 
 #[test]
-fn check_finds_what_a_start_would_and_makes_nothing() {
+fn serve_check_finds_the_errors_of_a_start_and_creates_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dropsonde.toml");
     let data = folder.path().join("data").display().to_string();
@@ -130,7 +130,7 @@ fn check_finds_what_a_start_would_and_makes_nothing() {
 }
 
 #[test]
-fn a_section_its_plugin_cannot_work_with_leaves_it_as_it_was_until_it_can() {
+fn a_section_that_its_plugin_refuses_leaves_the_whole_configuration_unchanged() {
     let host = Host::start("plugins.procfs.interval = '100ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let before = host.plugin("procfs")["loaded_at"].clone();
@@ -167,7 +167,7 @@ fn a_plugins_page_shows_a_refused_section_until_a_configuration_without_it_is_re
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let refused = |config: &str| {
         host.configure(config);
-        let answer = host.ordered("POST", "/v1/reload", b"");
+        let answer = host.send_as_admin("POST", "/v1/reload", b"");
         assert_eq!(answer.status, 422, "{}", answer.body);
         host.plugin("procfs").get("refused_section").map(|section| section["reason"].to_string())
     };
@@ -178,10 +178,10 @@ fn a_plugins_page_shows_a_refused_section_until_a_configuration_without_it_is_re
 }
 
 #[test]
-fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
+fn a_reload_by_the_api_reports_the_outcome_of_each_part() {
     let host = Host::start("poll.interval = '100ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
-    let reload = || host.ordered("POST", "/v1/reload", b"");
+    let reload = || host.send_as_admin("POST", "/v1/reload", b"");
     let outcomes = |answer: &serde_json::Value| -> Vec<(String, String)> {
         let text = |part: &serde_json::Value, key: &str| part[key].as_str().unwrap().to_owned();
         answer["parts"].as_array().unwrap().iter().map(|part| (text(part, "part"), text(part, "outcome"))).collect()
@@ -189,7 +189,7 @@ fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
     let expected = |parts: &[(&str, &str)]| -> Vec<(String, String)> {
         parts.iter().map(|(part, outcome)| ((*part).to_owned(), (*outcome).to_owned())).collect()
     };
-    assert_eq!(host.write("POST", "/v1/reload", "").status, 403, "it needs the admin token");
+    assert_eq!(host.send_as_writer("POST", "/v1/reload", "").status, 403, "it needs the admin token");
 
     host.configure(
         "poll.interval = '100ms'\nstore.retention = '1d'\nhttp.hosts = ['me.example']\n\
@@ -234,7 +234,7 @@ fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
 }
 
 #[test]
-fn a_section_for_a_plugin_that_is_to_come_is_taken_at_a_start_and_kept_by_a_reload() {
+fn a_section_of_a_missing_plugin_is_accepted_at_a_start_and_kept_by_a_reload() {
     let section = "poll.interval = '100ms'\n[plugins.verbs.grants]\nread = ['/etc/hostname']\n";
     let host = Host::start(section, &[]);
     let log = host.until_logged("the configuration names a plugin that is not there yet");
@@ -249,7 +249,7 @@ fn a_section_for_a_plugin_that_is_to_come_is_taken_at_a_start_and_kept_by_a_relo
 }
 
 #[test]
-fn check_asks_plugins_and_looks_whether_what_it_needs_is_free() {
+fn serve_check_validates_plugin_sections_and_reports_a_port_and_folder_in_use() {
     let host = Host::start("", &[]);
     let folder = tempfile::tempdir().unwrap();
     let plugins = folder.path().join("plugins");
@@ -295,7 +295,7 @@ fn check_asks_plugins_and_looks_whether_what_it_needs_is_free() {
 }
 
 #[test]
-fn what_stays_until_a_restart_does_not_open_what_goes_with_it() {
+fn a_reload_cannot_drop_the_read_token_while_a_public_address_stays_until_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
@@ -328,35 +328,35 @@ fn what_stays_until_a_restart_does_not_open_what_goes_with_it() {
 }
 
 #[test]
-fn an_instance_there_was_no_room_for_is_tracked_once_there_is() {
+fn a_configured_instance_beyond_the_limit_is_tracked_by_a_reload_once_there_is_room() {
     let two = "[[instances]]\nid = 'a'\n[[instances]]\nid = 'b'\n";
     let limit = "plugins.procfs.config = { top = 0, host = false }\npoll.max_instances = 2\n";
     let host = Host::start(&format!("{limit}[[instances]]\nid = 'a'\n"), &[]);
     host.until("/ready", |ready| ready.status == 200);
-    assert_eq!(host.write("PUT", "/v1/instances/other", "{}").status, 200);
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/other", "{}").status, 200);
     host.reconfigure(&format!("{limit}{two}"));
     host.until_logged("instance limit reached; raise poll.max_instances");
     assert_eq!(host.get("/v1/instances/b").status, 404);
-    assert_eq!(host.write("DELETE", "/v1/instances/other", "").status, 204);
+    assert_eq!(host.send_as_writer("DELETE", "/v1/instances/other", "").status, 204);
     host.reconfigure(&format!("{limit}{two}"));
     host.until("/v1/instances/b", |instance| instance.status == 200);
 }
 
 #[test]
-fn other_tokens_end_the_streams_of_those_who_showed_the_ones_before() {
+fn replacing_the_read_token_ends_streams_opened_with_the_old_one() {
     let host = Host::start("poll.interval = '100ms'\nauth.read_token_file = '{}/data/read.token'\n", &[]);
     let path = "/v1/instances/host/usage/stream";
     let bearer = host.bearer("read");
     let mut stream = crate::harness::stream(&host.address, path, &bearer);
-    stream.sample();
+    stream.next_sample();
     fs::remove_file(host.data().join("read.token")).unwrap();
     while stream.next().is_some() {}
     assert_eq!(host.request_with("GET", path, &bearer).status, 401);
     let mut stream = crate::harness::stream(&host.address, path, &host.bearer("read"));
-    assert!(stream.sample()["at"].is_string(), "who knows the new one goes on");
+    assert!(stream.next_sample()["at"].is_string(), "who knows the new one goes on");
 }
 
-/// Replaces the write token, and waits until the one before is refused.
+/// Replaces the write token, and waits until the old one is refused.
 fn replace_token(host: &Host) {
     let put = |bearer: &str| {
         let headers = format!("{bearer}Content-Type: application/json\r\n");
@@ -407,7 +407,7 @@ fn a_replaced_token_is_refused_while_a_plugin_is_slow_to_start_with_its_new_sect
 }
 
 #[test]
-fn a_host_that_waits_for_a_disk_stops_all_the_same() {
+fn a_host_whose_token_and_certificate_files_are_named_pipes_still_stops() {
     let mut host = Host::start("", &[]);
     let pipe = host.folder().join("pipe");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();

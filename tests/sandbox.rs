@@ -1,37 +1,37 @@
 use crate::harness::{Host, dropsonde, run, verbs};
 use serde_json::{Value, json};
 
-/// Longer than a busy machine holds anybody up.
+/// Longer than a busy machine delays anything.
 const INTERVAL_MS: i64 = 500;
 
-/// A host in which the plugin `bad` samples one verb, beside a healthy `good`.
-fn beside_a_healthy_one(verb: &str, more: &str) -> Host {
+/// Starts a host in which the plugin `bad` samples one verb, beside a healthy `good`.
+fn host_with_healthy_plugin(verb: &str, more: &str) -> Host {
     let config = format!(
         "poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[[instances]]\nid = '{verb}'\nsamplers = ['bad']\n{more}"
     );
     Host::start(&config, &[("good", verbs()), ("bad", verbs())])
 }
 
-fn failure_of(host: &Host, plugin: &str) -> Value {
+fn wait_for_failure(host: &Host, plugin: &str) -> Value {
     let path = format!("/v1/plugins/{plugin}");
     host.until(&path, |page| page.json().get("last_failure").is_some()).json()["last_failure"].clone()
 }
 
-/// The healthy plugin's samples come one interval after the other.
+/// Checks that the healthy plugin's samples come one interval after the other.
 fn assert_no_missed_tick(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
-    let times: Vec<_> = (0..6).map(|_| at(stream.sample())).collect();
+    let times: Vec<_> = (0..6).map(|_| at(stream.next_sample())).collect();
     // The first may be the one at start, off the grid.
     assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL_MS), "{times:?}");
     assert_eq!(host.plugin("good")["polls_missed"], 0);
 }
 
 #[test]
-fn a_trap_is_a_gap_with_its_reason_and_the_next_call_gets_a_fresh_instance() {
-    let host = beside_a_healthy_one("panic", "");
+fn a_trap_leaves_a_gap_with_its_reason_and_the_next_call_gets_a_fresh_instance() {
+    let host = host_with_healthy_plugin("panic", "");
     assert_no_missed_tick(&host);
-    let failure = failure_of(&host, "bad");
+    let failure = wait_for_failure(&host, "bad");
     assert!(failure["reason"].as_str().unwrap().starts_with("trapped: "), "{failure}");
     let backtrace = failure["backtrace"].as_array().unwrap();
     assert!(backtrace.iter().any(|frame| frame.as_str().unwrap().contains("verbs::act")), "{backtrace:?}");
@@ -43,11 +43,11 @@ fn a_trap_is_a_gap_with_its_reason_and_the_next_call_gets_a_fresh_instance() {
         let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("{metric}"));
         assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() >= 2.0, "{line}");
     }
-    assert!(!host.last_words().contains("cannot enter component instance"));
+    assert!(!host.stop_and_read_log().contains("cannot enter component instance"));
 }
 
 #[test]
-fn endless_loops_in_more_plugins_than_cores_are_stopped_and_the_neighbour_misses_no_tick() {
+fn endless_loops_in_four_plugins_are_stopped_and_another_plugin_misses_no_tick() {
     let mut config = format!(
         "poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n\
          [[instances]]\nid = 'spin'\nsamplers = ['bad', 'bad2', 'bad3', 'bad4']\n"
@@ -60,7 +60,7 @@ fn endless_loops_in_more_plugins_than_cores_are_stopped_and_the_neighbour_misses
     let host = Host::start(&config, &names.map(|name| (name, verbs())));
     assert_no_missed_tick(&host);
     for name in &names[1..] {
-        let failure = failure_of(&host, name);
+        let failure = wait_for_failure(&host, name);
         let reason = failure["reason"].as_str().unwrap();
         assert!(reason.ends_with(" ms of its 30 ms of CPU time; raise limits.cpu"), "{reason}");
     }
@@ -68,33 +68,33 @@ fn endless_loops_in_more_plugins_than_cores_are_stopped_and_the_neighbour_misses
 }
 
 #[test]
-fn memory_is_bounded() {
-    let host = beside_a_healthy_one("hoard", "[plugins.bad.limits]\nmemory = '8MiB'\n");
-    let failure = failure_of(&host, "bad");
+fn a_plugin_that_exceeds_its_memory_fails_and_another_misses_no_tick() {
+    let host = host_with_healthy_plugin("hoard", "[plugins.bad.limits]\nmemory = '8MiB'\n");
+    let failure = wait_for_failure(&host, "bad");
     assert!(failure["reason"].as_str().unwrap().starts_with("exceeded its 8388608 bytes of memory"), "{failure}");
     assert_no_missed_tick(&host);
 }
 
 #[test]
-fn the_stack_is_bounded() {
-    let host = beside_a_healthy_one("recurse", "");
-    let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
+fn a_plugin_that_exhausts_its_stack_fails_and_another_misses_no_tick() {
+    let host = host_with_healthy_plugin("recurse", "");
+    let reason = wait_for_failure(&host, "bad")["reason"].as_str().unwrap().to_owned();
     assert!(reason.starts_with("ran out of stack: "), "{reason}");
     assert_no_missed_tick(&host);
 }
 
 #[test]
-fn an_answer_larger_than_the_plugin_may_give_ends_the_call() {
+fn a_plugin_that_returns_too_much_output_fails_and_another_misses_no_tick() {
     // Lifting so much takes a debug build its time.
-    let host = beside_a_healthy_one("long", "[plugins.bad.limits]\ncpu = '2s'\n");
-    let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
+    let host = host_with_healthy_plugin("long", "[plugins.bad.limits]\ncpu = '2s'\n");
+    let reason = wait_for_failure(&host, "bad")["reason"].as_str().unwrap().to_owned();
     assert!(reason.starts_with("returned more than its 4194304 bytes of output"), "{reason}");
     assert_no_missed_tick(&host);
 }
 
 #[test]
-fn a_log_flood_is_cut_counted_and_cannot_forge_lines() {
-    let host = beside_a_healthy_one("flood", "");
+fn a_flood_of_plugin_log_lines_is_limited_counted_and_escaped() {
+    let host = host_with_healthy_plugin("flood", "");
     host.until("/v1/plugins/bad", |page| page.json()["log_lines_dropped"].as_u64().unwrap() > 900);
     let log = host.until_logged("line 0");
     assert!(log.contains(r"line 0\n\u{1b}[31mforged"), "{log}");
@@ -102,7 +102,7 @@ fn a_log_flood_is_cut_counted_and_cannot_forge_lines() {
 }
 
 #[test]
-fn a_file_is_read_when_it_is_granted_and_only_then() {
+fn a_file_can_be_read_only_when_granted() {
     let files = tempfile::tempdir().unwrap();
     let (granted, secret) = (files.path().join("granted.txt"), files.path().join("secret.txt"));
     std::fs::write(&granted, "12345").unwrap();
@@ -121,7 +121,7 @@ fn a_file_is_read_when_it_is_granted_and_only_then() {
     );
     let host = Host::start(&config, &[("may", verbs()), ("may-not", verbs())]);
     host.until("/v1/instances/read/usage", |usage| usage.status == 200 && usage.json()["value"] == 5);
-    let failure = failure_of(&host, "may-not");
+    let failure = wait_for_failure(&host, "may-not");
     let path = secret.display();
     assert_eq!(failure["reason"], format!("read: denied: {path} is not granted; add read = [\"{path}\"]"));
     let missing = host.plugin("may-not")["missing"].clone();
@@ -131,14 +131,14 @@ fn a_file_is_read_when_it_is_granted_and_only_then() {
 }
 
 #[test]
-fn a_file_of_a_bundled_plugins_name_takes_its_place_but_not_its_grants() {
+fn a_plugin_file_named_like_a_bundled_plugin_does_not_get_its_grants() {
     let host = Host::start("", &[("procfs", verbs())]);
     let page = host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running").json();
     assert_eq!((&page["bundled"], &page["grants"]["read"]), (&json!(false), &json!([])));
 }
 
 #[test]
-fn a_plugin_that_cannot_start_degrades_health_and_nothing_else() {
+fn plugins_that_cannot_start_degrade_health_and_others_keep_sampling() {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n\
                   [plugins.refuses.config]\ninit = 'refuse'\n[plugins.spins]\nconfig = { init = 'spin' }\nlimits = { init_deadline = '200ms' }\n";
     let text = b"this is no plugin".as_slice();
@@ -159,7 +159,7 @@ fn a_plugin_that_cannot_start_degrades_health_and_nothing_else() {
 }
 
 #[test]
-fn an_instance_that_is_gone_ends_and_keeps_its_history() {
+fn an_instance_reported_as_gone_ends_and_others_are_still_sampled() {
     let config = "poll.interval = '100ms'\n[plugins.verbs.config]\ndiscover = ['ok', 'gone']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     let ended = |page: &crate::harness::Response| {
@@ -170,7 +170,7 @@ fn an_instance_that_is_gone_ends_and_keeps_its_history() {
 }
 
 #[test]
-fn of_many_instances_the_one_that_traps_is_found_and_it_alone_is_set_aside() {
+fn only_the_instance_that_traps_is_set_aside_among_many() {
     let others: Vec<String> = (0..9).map(|nth| format!("'ok-{nth}'")).collect();
     let config = format!(
         "poll.interval = '100ms'\n[plugins.verbs]\nconfig = {{ discover = [{}, 'panic'] }}\n",
@@ -193,7 +193,7 @@ fn of_many_instances_the_one_that_traps_is_found_and_it_alone_is_set_aside() {
 }
 
 #[test]
-fn an_instance_whose_own_cost_exceeds_the_budget_is_set_aside_and_told_what_to_raise() {
+fn an_instance_that_exceeds_the_cpu_limit_is_set_aside_and_names_the_limit() {
     // Of the deadline, a second, little is enough to use up the budget.
     let config = "poll.interval = '1s'\n[plugins.verbs]\nconfig = { discover = ['count', 'ok', 'spin'] }\n\
                   limits = { cpu = '30ms' }\n";
@@ -208,7 +208,7 @@ fn an_instance_whose_own_cost_exceeds_the_budget_is_set_aside_and_told_what_to_r
 }
 
 #[test]
-fn a_burst_that_makes_every_call_too_slow_sets_nobody_aside_and_ends_by_itself() {
+fn a_plugin_whose_calls_are_all_too_slow_is_quarantined_and_recovers_without_setting_instances_aside() {
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path().canonicalize().unwrap().join("work");
     let turns = |turns: u64| std::fs::write(&work, turns.to_string()).unwrap();
@@ -251,20 +251,20 @@ fn a_burst_that_makes_every_call_too_slow_sets_nobody_aside_and_ends_by_itself()
 }
 
 #[test]
-fn an_operators_quarantine_is_not_tried_again_even_of_a_plugin_that_is() {
-    let host = beside_a_healthy_one("panic", "[plugins.bad.limits]\nfailures = 2\nretry_after = '1h'\n");
+fn a_quarantine_by_an_operator_is_not_retried() {
+    let host = host_with_healthy_plugin("panic", "[plugins.bad.limits]\nfailures = 2\nretry_after = '1h'\n");
     host.until("/v1/plugins/bad", |page| page.json()["retry_at"].is_string() && page.json()["state"] == "quarantined");
-    assert_eq!(host.ordered("POST", "/v1/plugins/bad/quarantine", &[]).status, 202);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/bad/quarantine", &[]).status, 202);
     let page = host.until("/v1/plugins/bad", |page| page.json()["quarantined"] == "an operator said so").json();
     assert!(page.get("retry_at").is_none(), "{page}");
-    assert_eq!(host.ordered("POST", "/v1/plugins/bad/quarantine", &[]).status, 409);
-    assert_eq!(host.ordered("POST", "/v1/plugins/bad/release", &[]).status, 202);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/bad/quarantine", &[]).status, 409);
+    assert_eq!(host.send_as_admin("POST", "/v1/plugins/bad/release", &[]).status, 202);
     let page = host.until("/v1/plugins/bad", |page| page.json()["retry_at"].is_string()).json();
     assert_ne!(page["quarantined"], "an operator said so");
 }
 
 #[test]
-fn a_failure_that_goes_on_is_logged_when_it_begins_changes_and_ends() {
+fn a_lasting_failure_is_logged_only_when_it_begins_changes_and_ends() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().canonicalize().unwrap().join("file");
     let path = file.display();
@@ -288,8 +288,8 @@ fn a_failure_that_goes_on_is_logged_when_it_begins_changes_and_ends() {
 }
 
 #[test]
-fn a_plugin_whose_calls_all_end_badly_is_quarantined_until_an_operator_releases_it() {
-    let host = beside_a_healthy_one("panic", "[plugins.bad.limits]\nfailures = 2\n");
+fn a_plugin_whose_calls_all_trap_is_quarantined_until_an_operator_releases_it() {
+    let host = host_with_healthy_plugin("panic", "[plugins.bad.limits]\nfailures = 2\n");
     let page = host.until("/v1/plugins/bad", |page| page.json()["state"] == "quarantined").json();
     assert!(page["quarantined"].as_str().unwrap().contains("2 times in a row"), "{page}");
     assert_eq!((&page["workers"], &page["memory_bytes"]), (&json!(0), &json!(0)), "nothing of it is left: {page}");
@@ -320,8 +320,8 @@ fn a_plugin_whose_calls_all_end_badly_is_quarantined_until_an_operator_releases_
 }
 
 #[test]
-fn orders_need_the_admin_token() {
-    let host = beside_a_healthy_one("count", "");
+fn plugin_orders_require_the_admin_token() {
+    let host = host_with_healthy_plugin("count", "");
     let order = |token: Option<&str>| {
         let header = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         host.request_with("POST", "/v1/plugins/good/quarantine", &header)
@@ -335,7 +335,7 @@ fn orders_need_the_admin_token() {
 }
 
 #[test]
-fn an_instance_that_is_not_called_goes_and_comes_back_with_what_it_saved() {
+fn an_idle_plugin_is_unloaded_and_continues_with_its_saved_state() {
     let config = "poll.interval = '1s'\n[[instances]]\nid = 'remember'\nsamplers = ['verbs']\n\
                   [plugins.verbs.limits]\nidle_timeout = '100ms'\n";
     let host = Host::start(config, &[("verbs", verbs())]);

@@ -1,4 +1,4 @@
-//! Fair shares: whatever a greedy plugin wants, a modest one beside it loses nothing, and the host stays within its bounds.
+//! Shares of plugins: a modest plugin beside a greedy one loses nothing, and the host stays within its limits.
 
 use crate::harness::{Host, connect_from, dropsonde, verbs};
 use serde_json::{Value, json};
@@ -6,28 +6,28 @@ use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-/// What a plugin has of a pool, by the plugin's page.
+/// Returns a plugin's share of a pool, from its page.
 fn share(page: &Value, pool: &str) -> Value {
     page["shares"].as_array().unwrap().iter().find(|share| share["pool"] == pool).cloned().unwrap_or(Value::Null)
 }
 
-/// Of the modest plugin, whose instance is `ok`: every tick from here on, so many of them.
-fn misses_no_tick(host: &Host, ticks: usize) {
+/// Checks that the modest plugin misses none of the next ticks.
+fn assert_no_missed_tick(host: &Host, ticks: usize) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
-    (0..ticks).for_each(|_| drop(stream.sample()));
+    (0..ticks).for_each(|_| drop(stream.next_sample()));
     assert_eq!(host.plugin("modest")["polls_missed"], 0);
     assert!(share(&host.plugin("modest"), "history_rows_bytes")["refused"] == 0);
 }
 
-/// With 2 GiB of address space.
-fn confined() -> Command {
+/// Returns the command for the binary with 2 GiB of address space.
+fn with_2_gib_of_address_space() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -v 2097152 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
     command
 }
 
 #[test]
-fn streams_leave_descriptors_to_requests() {
+fn open_streams_leave_file_descriptors_for_requests() {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -n 200 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
     let host = Host::start_as(command, "", &[]);
@@ -49,18 +49,18 @@ fn streams_leave_descriptors_to_requests() {
 const MODEST: &str = "[[instances]]\nid = 'ok'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n";
 
 #[test]
-fn a_plugin_with_more_history_than_its_share_of_memory_is_refused_the_rest_and_named() {
+fn history_beyond_a_plugins_share_of_memory_is_refused_and_health_names_the_plugin() {
     let config = format!(
         "{MODEST}[plugins.greedy]\ninterval = '1s'\nlimits = {{ cpu = '900ms', output = '64MiB', memory = '256MiB' }}\n\
          config = {{ flock = 5000, wide = 250 }}\n"
     );
-    let host = Host::start_as(confined(), &config, &[("modest", verbs()), ("greedy", verbs())]);
+    let host = Host::start_as(with_2_gib_of_address_space(), &config, &[("modest", verbs()), ("greedy", verbs())]);
     let is_refused =
         |page: &Value| share(page, "history_rows_bytes")["refused"].as_u64().is_some_and(|refused| refused > 0);
     let page = host.until("/v1/plugins/greedy", |page| is_refused(&page.json())).json();
     let own = share(&page, "history_rows_bytes");
     assert!(own["used"].as_u64() <= own["most"].as_u64(), "{own}");
-    misses_no_tick(&host, 6);
+    assert_no_missed_tick(&host, 6);
     let health = host.get("/health").json();
     let reason =
         health["reasons"].as_array().unwrap().iter().find(|reason| reason.as_str().unwrap().contains("greedy"));
@@ -76,7 +76,7 @@ fn a_plugin_with_more_history_than_its_share_of_memory_is_refused_the_rest_and_n
 }
 
 #[test]
-fn what_programs_track_takes_their_own_share_whoever_reads_it() {
+fn instances_tracked_by_the_api_use_the_share_of_the_api_and_not_of_their_sampler() {
     let config = |discover: &str| {
         format!(
             "store.max_memory = '128MiB'\npoll.discover_interval = '1s'\n[plugins.reader]\ninterval = '1s'\n\
@@ -86,7 +86,7 @@ fn what_programs_track_takes_their_own_share_whoever_reads_it() {
     let host = Host::start(&config("['ok']"), &[("reader", verbs())]);
     host.until("/v1/instances/ok/usage", |answer| answer.status == 200);
     for nth in 0..80 {
-        let asked = host.write("PUT", &format!("/v1/instances/asked-{nth}"), r#"{"samplers":["reader"]}"#);
+        let asked = host.send_as_writer("PUT", &format!("/v1/instances/asked-{nth}"), r#"{"samplers":["reader"]}"#);
         assert_eq!(asked.status, 200, "{asked:?}");
     }
     let refused = "dropsonde_share_refused_total{pool=\"history_rows_bytes\",owner=\"dropsonde:api\"}";
@@ -114,19 +114,19 @@ fn what_programs_track_takes_their_own_share_whoever_reads_it() {
 }
 
 #[test]
-fn a_plugin_that_finds_others_every_time_takes_no_place_from_its_neighbours() {
+fn a_plugin_that_discovers_new_instances_every_time_takes_no_place_from_others() {
     let config = format!(
         "poll.max_instances = 1000\npoll.discover_interval = '1s'\n{MODEST}[plugins.churning]\ninterval = '1s'\n\
          config = {{ flock = 400, churn = true }}\n"
     );
     let host = Host::start(&config, &[("modest", verbs()), ("churning", verbs())]);
     host.until("/v1/instances/ok/usage", |answer| answer.status == 200);
-    host.write("PUT", "/v1/instances/ended", r#"{"samplers":["modest"]}"#);
+    host.send_as_writer("PUT", "/v1/instances/ended", r#"{"samplers":["modest"]}"#);
     host.until("/v1/instances/ended/usage", |answer| answer.status == 200);
     let wants_more = |page: &Value| share(page, "places")["refused"].as_u64().is_some_and(|refused| refused > 400);
     let page = host.until("/v1/plugins/churning", |page| wants_more(&page.json())).json();
     assert!(share(&page, "places")["used"].as_u64() <= Some(1000), "{page}");
-    assert_eq!(host.write("PUT", "/v1/instances/new", "").status, 200, "there is a place for others");
+    assert_eq!(host.send_as_writer("PUT", "/v1/instances/new", "").status, 200, "there is a place for others");
     let range = host.get("/v1/instances/ended/usage/range?range=1h").json();
     assert!(!range.as_array().unwrap().is_empty(), "their history stays");
     assert!(host.get("/health").body.contains("churning"), "{}", host.get("/health").body);
@@ -136,7 +136,7 @@ fn a_plugin_that_finds_others_every_time_takes_no_place_from_its_neighbours() {
 }
 
 #[test]
-fn a_plugin_that_lists_the_instance_of_another_replaces_none_of_its_fields_and_labels() {
+fn a_plugin_that_discovers_an_instance_of_another_replaces_none_of_its_fields_or_labels() {
     let config = "poll.interval = '300ms'\npoll.discover_interval = '1s'\n\
                   [plugins.aaa]\nconfig = { discover = ['host'], fields = ['cpu_percent', 'more_per_sec'] }\n";
     let host = Host::start(config, &[("aaa", verbs())]);
@@ -166,7 +166,7 @@ fn a_plugin_that_lists_the_instance_of_another_replaces_none_of_its_fields_and_l
 }
 
 #[test]
-fn the_host_takes_less_memory_where_less_is_allowed() {
+fn the_memory_limit_of_history_shrinks_with_the_address_space_limit() {
     let most = |command: Command| {
         let host = Host::start_as(command, "", &[]);
         let metrics = host.get("/metrics").body;
@@ -174,6 +174,6 @@ fn the_host_takes_less_memory_where_less_is_allowed() {
         line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     // A quarter of the address space counts as memory, as much of that is for history, and half of this for newest rows.
-    assert_eq!(most(confined()), 2097152.0 * 1024.0 / 4.0 / 4.0 / 2.0);
-    assert!(most(dropsonde()) >= most(confined()));
+    assert_eq!(most(with_2_gib_of_address_space()), 2097152.0 * 1024.0 / 4.0 / 4.0 / 2.0);
+    assert!(most(dropsonde()) >= most(with_2_gib_of_address_space()));
 }

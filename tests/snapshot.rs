@@ -4,15 +4,15 @@ use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 
 const SNAPSHOT: &str = "/v1/snapshot";
-/// The tests' application is a sampler too, and polled as often as those are.
+/// Short intervals of sources, and of samplers: the tests' application is both.
 const FAST: &str = "snapshot.interval = '100ms'\npoll.interval = '1s'\n";
 
 fn document(host: &Host) -> Value {
     host.get(SNAPSHOT).json()
 }
 
-/// Waits until what is said of a source is so.
-fn source(host: &Host, name: &str, status: &str) -> Value {
+/// Waits until a source has a status, and returns the document.
+fn wait_for_source_status(host: &Host, name: &str, status: &str) -> Value {
     let is = |answer: &Response| {
         let document = answer.json();
         let found = document["sources"].as_array().unwrap().iter().find(|source| source["name"] == name).cloned();
@@ -21,16 +21,16 @@ fn source(host: &Host, name: &str, status: &str) -> Value {
     host.until(SNAPSHOT, is).json()
 }
 
-fn two_sources(first: &str, second: &str) -> Host {
+fn host_with_two_sources(first: &str, second: &str) -> Host {
     let config = format!("{FAST}[plugins.one.config]\n{first}\n[plugins.two.config]\n{second}\n");
     let host = Host::start(&config, &[("one", app()), ("two", app())]);
-    source(&host, "one", "ok");
-    source(&host, "two", "ok");
+    wait_for_source_status(&host, "one", "ok");
+    wait_for_source_status(&host, "two", "ok");
     host
 }
 
 #[test]
-fn an_application_nobody_tells_of_is_all_zeros_and_always_there() {
+fn a_snapshot_without_any_events_is_all_zeros() {
     let host = Host::start(FAST, &[]);
     let answer = host.until(SNAPSHOT, |answer| answer.status == 200);
     let mut document = answer.json();
@@ -50,8 +50,8 @@ fn an_application_nobody_tells_of_is_all_zeros_and_always_there() {
 }
 
 #[test]
-fn two_sources_are_summed_and_averaged_with_their_zeros() {
-    let host = two_sources(
+fn a_snapshot_of_two_sources_sums_counts_and_averages_rates_including_zeros() {
+    let host = host_with_two_sources(
         "channels = 3\nrate = 2.0\naverage = 1.0\nutilization = 50.0\nissued = 4\nhit_rate = 90.0\nentries = 7",
         "channels = 4\nrate = 0.0\naverage = 2.0\nutilization = 0.0\nissued = 1\nhit_rate = 0.0",
     );
@@ -69,8 +69,8 @@ fn two_sources_are_summed_and_averaged_with_their_zeros() {
 }
 
 #[test]
-fn a_section_only_one_source_reports_is_that_ones() {
-    let host = two_sources("rate = 3.0", "channels = 2");
+fn a_snapshot_section_reported_by_one_source_is_unchanged() {
+    let host = host_with_two_sources("rate = 3.0", "channels = 2");
     let document = document(&host);
     assert_eq!(
         (&document["envelopes"]["rate_per_second"], &document["channels"]["total_active"]),
@@ -79,40 +79,40 @@ fn a_section_only_one_source_reports_is_that_ones() {
 }
 
 #[test]
-fn a_source_that_fails_leaves_and_comes_back_and_is_named_all_the_while() {
-    let host = two_sources("channels = 1", "channels = 10");
+fn a_failing_source_leaves_the_snapshot_and_returns_once_it_works() {
+    let host = host_with_two_sources("channels = 1", "channels = 10");
     assert_eq!(host.get("/v1/instances/dropsonde:snapshot/usage").status, 400, "it is no instance to ask for");
-    assert_eq!(host.tell("two", "application/json", br#"{"name":"fail"}"#).status, 202);
-    source(&host, "two", "failing");
-    let left = source(&host, "two", "stale");
+    assert_eq!(host.send_events("two", "application/json", br#"{"name":"fail"}"#).status, 202);
+    wait_for_source_status(&host, "two", "failing");
+    let left = wait_for_source_status(&host, "two", "stale");
     assert_eq!(left["channels"]["total_active"], 1);
-    assert_eq!(host.tell("two", "application/json", br#"{"name":"work"}"#).status, 202);
-    source(&host, "two", "ok");
+    assert_eq!(host.send_events("two", "application/json", br#"{"name":"work"}"#).status, 202);
+    wait_for_source_status(&host, "two", "ok");
     assert_eq!(document(&host)["channels"]["total_active"], 11);
 }
 
 #[test]
-fn one_that_hangs_and_one_that_is_removed_leave_the_others_alone() {
+fn a_source_that_hangs_or_is_removed_does_not_affect_other_sources() {
     let config =
         format!("{FAST}[plugins.one.config]\nchannels = 1\n[plugins.two.config]\nchannels = 10\nhangs = true\n");
     let host = Host::start(&config, &[("one", app()), ("two", app())]);
-    source(&host, "one", "ok");
-    let left = source(&host, "two", "stale");
+    wait_for_source_status(&host, "one", "ok");
+    let left = wait_for_source_status(&host, "two", "stale");
     assert_eq!(left["channels"]["total_active"], 1);
-    assert_eq!(host.ordered("DELETE", "/v1/plugins/two", &[]).status, 204);
+    assert_eq!(host.send_as_admin("DELETE", "/v1/plugins/two", &[]).status, 204);
     let names: Vec<_> = document(&host)["sources"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
     assert!(!names.contains(&json!("two")) && names.contains(&json!("one")), "{names:?}");
 }
 
 #[test]
-fn what_has_not_changed_is_not_sent_again() {
+fn an_unchanged_snapshot_gets_304() {
     let host = Host::start(
         "snapshot.interval = '1h'\npoll.interval = '1h'\n[plugins.app.config]\nchannels = 1\n",
         &[("app", app())],
     );
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     // Other sources may still be on their first poll.
-    source(&host, "appstats", "ok");
+    wait_for_source_status(&host, "appstats", "ok");
     let first = host.get(SNAPSHOT);
     let tag = first.header("etag").unwrap().to_owned();
     let again = host.request_with("GET", SNAPSHOT, &format!("If-None-Match: \"other\", {tag}\r\n"));
@@ -122,11 +122,11 @@ fn what_has_not_changed_is_not_sent_again() {
 }
 
 #[test]
-fn who_may_write_can_have_all_sources_asked_at_once() {
+fn a_fresh_snapshot_polls_all_sources_and_requires_the_write_token() {
     let host = Host::start("snapshot.interval = '1h'\npoll.interval = '1h'\n", &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     assert_eq!(host.get("/v1/snapshot?fresh=1").status, 401);
-    assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"a"},{"name":"b"}]"#).status, 202);
+    assert_eq!(host.send_events("app", "application/json", br#"[{"name":"a"},{"name":"a"},{"name":"b"}]"#).status, 202);
     host.until("/metrics", |metrics| {
         metrics.body.contains("dropsonde_messages_processed_total{service=\"app\",status=\"ok\",type=\"event\"} 3")
     });
@@ -138,12 +138,12 @@ fn who_may_write_can_have_all_sources_asked_at_once() {
 }
 
 #[test]
-fn its_numbers_are_metrics_history_and_a_stream() {
+fn snapshot_values_are_available_as_metrics_history_and_a_stream() {
     let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 6\n"), &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     let mut stream = stream(&host.address, "/v1/snapshot/stream", "");
-    assert_eq!(stream.event(), "retry: 3000\n\n");
-    while stream.sample()["channels_total_active"] != 6 {}
+    assert_eq!(stream.next_raw_event(), "retry: 3000\n\n");
+    while stream.next_sample()["channels_total_active"] != 6 {}
     let metrics = host.get("/metrics").body;
     assert!(metrics.contains("\ndropsonde_snapshot_channels_total_active 6\n"), "{metrics}");
     let range = host.get("/v1/snapshot/range?range=1h&fields=channels_total_active").json();
@@ -159,9 +159,9 @@ fn its_numbers_are_metrics_history_and_a_stream() {
 }
 
 #[test]
-fn the_bundled_source_is_told_what_an_application_does() {
+fn appstats_counts_application_events_and_keeps_them_across_a_restart() {
     let host = Host::start(FAST, &[]);
-    source(&host, "appstats", "ok");
+    wait_for_source_status(&host, "appstats", "ok");
     let told = concat!(
         r#"{"name":"channel.opened","attributes":{"pattern":"room.*"}}"#,
         "\n",
@@ -172,7 +172,7 @@ fn the_bundled_source_is_told_what_an_application_does() {
         r#"{"name":"token.issued","value":3}"#,
         "\n",
     );
-    let answer = host.tell("appstats", "application/x-ndjson", told.as_bytes());
+    let answer = host.send_events("appstats", "application/x-ndjson", told.as_bytes());
     assert_eq!((answer.status, answer.json()), (202, json!({ "accepted": 4 })));
     let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 2).json();
     assert_eq!(seen["channels"]["by_pattern"], json!({ "room.*": 1, "unknown": 1 }));
@@ -188,7 +188,7 @@ fn unknown_event_names_are_counted_logged_once_and_listed_on_the_page() {
     let host = Host::start(FAST, &[]);
     host.until("/v1/plugins/appstats", |page| page.json()["state"] == "running");
     let told = br#"[{"name":"chanel.opened"},{"name":"channel.opened"},{"name":"chanel.opened"},{"name":"x\"y"}]"#;
-    assert_eq!(host.tell("appstats", "application/json", told).status, 202);
+    assert_eq!(host.send_events("appstats", "application/json", told).status, 202);
     let listed = |page: &serde_json::Value| page["metrics"]["values"].as_array().cloned().unwrap_or_default();
     let page = host.until("/v1/plugins/appstats", |page| listed(&page.json()).len() == 2).json();
     let unknown = |name: &str, count: u64| json!({ "name": "appstats_unknown_events_total", "labels": { "name": name }, "value": count as f64 });
@@ -198,24 +198,24 @@ fn unknown_event_names_are_counted_logged_once_and_listed_on_the_page() {
     assert!(metrics.lines().any(|other| other == line), "{metrics}");
     let log = host.until_logged("unknown event name");
     assert!(log.contains("channel.opened, channel.closed"), "{log}");
-    assert_eq!(host.last_words().matches("chanel.opened").count(), 1, "once a name");
+    assert_eq!(host.stop_and_read_log().matches("chanel.opened").count(), 1, "once a name");
 }
 
 #[test]
-fn events_are_taken_whole_or_not_at_all() {
+fn invalid_event_batches_are_refused_as_a_whole() {
     let host = Host::start(FAST, &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     let path = "/v1/sources/app/events";
     assert_eq!(send(&host.address, "POST", path, "", b"[]").status, 401);
-    let tell = |content_type: &str, body: &str| host.tell("app", content_type, body.as_bytes());
+    let tell = |content_type: &str, body: &str| host.send_events("app", content_type, body.as_bytes());
     let bad = tell("application/json", r#"[{"name":"a"},{"name":"a","at":"soon"}]"#);
     assert_eq!((bad.status, bad.body.contains("event 2")), (400, true), "{bad:?}");
     let bad = tell("application/x-ndjson", "{\"name\":\"a\"}\n{\"name\":\"a\"}\nnonsense");
     assert_eq!((bad.status, bad.body.contains("line 3")), (400, true), "{bad:?}");
     assert_eq!(tell("text/plain", "[]").status, 415);
     host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running");
-    assert_eq!(host.tell("procfs", "application/json", b"[]").status, 409);
-    assert_eq!(host.tell("nobody", "application/json", b"[]").status, 404);
+    assert_eq!(host.send_events("procfs", "application/json", b"[]").status, 409);
+    assert_eq!(host.send_events("nobody", "application/json", b"[]").status, 404);
     let many = format!("[{}]", vec!["{\"name\":\"a\"}"; 100_001].join(","));
     assert_eq!(tell("application/json", &many).status, 413);
     assert_eq!(tell("application/json", &" ".repeat((8 << 20) + 1)).status, 413);
@@ -225,10 +225,10 @@ fn events_are_taken_whole_or_not_at_all() {
 }
 
 #[test]
-fn events_for_a_plugin_that_is_not_up_yet_may_be_sent_again_and_are_never_refused_for_good() {
+fn events_for_a_plugin_that_is_not_running_yet_get_503_with_retry_after() {
     let config = format!("{FAST}[plugins.to-come.limits]\nfailures = 3\n");
     let host = Host::start(&config, &[("app", app()), ("broken", b"no component")]);
-    let tell = |plugin: &str| host.tell(plugin, "application/json", br#"[{"name":"a"}]"#);
+    let tell = |plugin: &str| host.send_events(plugin, "application/json", br#"[{"name":"a"}]"#);
     let mut answer = tell("app");
     while answer.status != 202 {
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
@@ -248,15 +248,15 @@ fn events_for_a_plugin_that_is_not_up_yet_may_be_sent_again_and_are_never_refuse
 }
 
 #[test]
-fn a_queue_that_is_full_says_when_to_come_again() {
+fn a_full_event_queue_gets_429_with_retry_after_and_leaves_room_for_other_clients() {
     // It observes nothing while it waits after a trap.
     let host = Host::start(&format!("{FAST}[plugins.app.limits]\nfailures = 1000\n"), &[("app", app())]);
-    source(&host, "app", "ok");
-    host.ordered("POST", "/v1/plugins/app/quarantine", &[]);
+    wait_for_source_status(&host, "app", "ok");
+    host.send_as_admin("POST", "/v1/plugins/app/quarantine", &[]);
     host.until("/v1/plugins/app", |page| page.json()["state"] == "quarantined");
     let half = format!("[{}]", vec!["{\"name\":\"a\"}"; 60_000].join(","));
-    assert_eq!(host.tell("app", "application/json", half.as_bytes()).status, 202);
-    let full = host.tell("app", "application/json", half.as_bytes());
+    assert_eq!(host.send_events("app", "application/json", half.as_bytes()).status, 202);
+    let full = host.send_events("app", "application/json", half.as_bytes());
     assert_eq!((full.status, full.header("retry-after")), (429, Some("1")), "{full:?}");
     assert!(full.body.contains("this client"), "{full:?}");
     let health = host.get("/health").body;
@@ -275,19 +275,19 @@ fn a_queue_that_is_full_says_when_to_come_again() {
     let mut answer = String::new();
     other.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
-    host.ordered("POST", "/v1/plugins/app/release", &[]);
+    host.send_as_admin("POST", "/v1/plugins/app/release", &[]);
     host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 60_001);
 }
 
 #[test]
-fn a_trap_costs_the_events_it_was_handed_and_no_others() {
+fn a_trap_loses_only_the_events_of_that_call() {
     let host = Host::start(FAST, &[("app", app())]);
-    source(&host, "app", "ok");
-    assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"die"}]"#).status, 202);
+    wait_for_source_status(&host, "app", "ok");
+    assert_eq!(host.send_events("app", "application/json", br#"[{"name":"a"},{"name":"die"}]"#).status, 202);
     host.until("/v1/plugins/app", |page| {
         page.json()["last_failure"]["reason"].as_str().is_some_and(|reason| reason.contains("told to"))
     });
-    assert_eq!(host.tell("app", "application/json", br#"{"name":"b"}"#).status, 202);
+    assert_eq!(host.send_events("app", "application/json", br#"{"name":"b"}"#).status, 202);
     let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 1).json();
     assert_eq!(seen["channels"]["by_pattern"], json!({ "b": 1 }));
     let metrics = host.get("/metrics").body;
@@ -295,10 +295,10 @@ fn a_trap_costs_the_events_it_was_handed_and_no_others() {
 }
 
 #[test]
-fn many_clients_at_once_each_keep_their_order() {
+fn events_of_a_thousand_clients_keep_the_order_of_each_client() {
     let config = format!("{FAST}[[instances]]\nid = 'app'\nsamplers = ['app']\n");
     let host = Host::start(&config, &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     let (clients, batches) = (1000, 2);
     std::thread::scope(|scope| {
         for client in 0..clients {
@@ -310,7 +310,7 @@ fn many_clients_at_once_each_keep_their_order() {
                         format!("{{\"name\":\"a\",\"subject\":\"client-{client}\",\"value\":{value}}}")
                     });
                     let lines = events.collect::<Vec<_>>().join("\n");
-                    assert_eq!(host.tell("app", "application/x-ndjson", lines.as_bytes()).status, 202);
+                    assert_eq!(host.send_events("app", "application/x-ndjson", lines.as_bytes()).status, 202);
                 }
             });
         }
@@ -322,9 +322,9 @@ fn many_clients_at_once_each_keep_their_order() {
 }
 
 #[test]
-fn prometheus_finds_nothing_to_say_about_its_metrics() {
+fn promtool_accepts_the_snapshot_metrics() {
     let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 1\n"), &[("app", app())]);
-    source(&host, "app", "ok");
+    wait_for_source_status(&host, "app", "ok");
     let metrics = host.get("/metrics").body;
     assert!(metrics.contains("dropsonde_snapshot_tokens_active 0"), "{metrics}");
     assert_eq!(crate::metrics::promtool(&metrics), "", "{metrics}");

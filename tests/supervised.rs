@@ -1,11 +1,11 @@
-//! What a service manager hears.
+//! Notifications to the service manager, and the unit.
 
 use crate::harness::{Host, dropsonde, workspace};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 #[test]
-fn a_service_manager_hears_when_it_serves_reloads_and_stops_and_that_it_is_well() {
+fn the_host_notifies_systemd_when_it_is_ready_reloads_is_alive_and_stops() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -37,7 +37,7 @@ fn a_service_manager_hears_when_it_serves_reloads_and_stops_and_that_it_is_well(
 }
 
 #[test]
-fn the_unit_starts_what_there_is_as_it_says() {
+fn the_binary_accepts_the_arguments_of_the_systemd_unit() {
     let unit = std::fs::read_to_string(workspace().join("host/systemd/dropsonde.service")).unwrap();
     let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(&format!("{key}="))).unwrap();
     assert_eq!((value("Type"), value("NotifyAccess")), ("notify", "main"));

@@ -17,30 +17,30 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-struct Secure {
+struct TlsHost {
     host: Host,
     certificate: CertificateDer<'static>,
     files: TempDir,
 }
 
-fn host() -> Secure {
-    secure("")
+fn tls_host() -> TlsHost {
+    tls_host_with("")
 }
 
-/// `more`: keys of `[tls]`; `{}` in it is the folder of its files.
-fn secure(more: &str) -> Secure {
+/// Starts a host with TLS. `more`: keys of `[tls]`; `{}` in it is the folder of its files.
+fn tls_host_with(more: &str) -> TlsHost {
     let files = TempDir::new().unwrap();
-    let certificate = certify(&files, "localhost");
+    let certificate = write_certificate(&files, "localhost");
     let here = files.path().display().to_string();
     let config = format!(
         "poll.interval = '100ms'\n[[instances]]\nid = 'count'\n[tls]\ncert = '{here}/cert.pem'\nkey = '{here}/key.pem'\n{}",
         more.replace("{}", &here)
     );
-    Secure { host: Host::start(&config, &[("verbs", verbs())]), certificate, files }
+    TlsHost { host: Host::start(&config, &[("verbs", verbs())]), certificate, files }
 }
 
-/// Puts a certificate for a name, and its key, where a host looks for its own.
-fn certify(files: &TempDir, name: &str) -> CertificateDer<'static> {
+/// Writes a certificate for a name, and its key, to the files that the host reads.
+fn write_certificate(files: &TempDir, name: &str) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     for (file, pem) in [("key.pem", made.signing_key.serialize_pem()), ("cert.pem", made.cert.pem())] {
         std::fs::write(files.path().join("half"), pem).unwrap();
@@ -49,8 +49,8 @@ fn certify(files: &TempDir, name: &str) -> CertificateDer<'static> {
     made.cert.der().clone()
 }
 
-/// Someone who signs certificates of clients; those of `ops` are in `NAME.pem` and `NAME.key`.
-fn authority(files: &TempDir, name: &str) {
+/// Makes an authority for client certificates; that of the client `ops` is in `NAME.pem` and `NAME.key`.
+fn make_client_authority(files: &TempDir, name: &str) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new([]).unwrap();
     ca.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -66,8 +66,8 @@ fn authority(files: &TempDir, name: &str) {
     write(format!("{name}.key"), own.serialize_pem());
 }
 
-/// What `openssl s_client` says and hears, of one request.
-fn openssl(Secure { host, .. }: &Secure, request: &str, args: &[&str]) -> String {
+/// Sends a request by `openssl s_client`, and returns all its output.
+fn request_by_openssl(TlsHost { host, .. }: &TlsHost, request: &str, args: &[&str]) -> String {
     let mut child = Command::new("openssl")
         .args(["s_client", "-connect", &host.address, "-servername", "localhost", "-ign_eof"])
         .args(args)
@@ -83,13 +83,13 @@ fn openssl(Secure { host, .. }: &Secure, request: &str, args: &[&str]) -> String
     String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr)
 }
 
-async fn connect(secure: &Secure, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+async fn connect(secure: &TlsHost, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
     connect_from(Ipv4Addr::LOCALHOST, secure, protocols).await
 }
 
-/// From an address of this machine: one host sees each as a peer of its own.
-async fn connect_from(from: Ipv4Addr, secure: &Secure, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
-    let Secure { host, certificate, .. } = secure;
+/// Connects from an address of this machine: the host sees each as a peer of its own.
+async fn connect_from(from: Ipv4Addr, secure: &TlsHost, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    let TlsHost { host, certificate, .. } = secure;
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
@@ -102,8 +102,8 @@ async fn connect_from(from: Ipv4Addr, secure: &Secure, protocols: &[&[u8]]) -> T
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap()
 }
 
-/// The first samples of a stream.
-async fn samples(mut answer: Response<Incoming>, count: usize) -> String {
+/// Reads the first samples of a stream.
+async fn read_samples(mut answer: Response<Incoming>, count: usize) -> String {
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     let mut text = String::new();
     while text.matches("event: usage").count() < count {
@@ -114,8 +114,8 @@ async fn samples(mut answer: Response<Incoming>, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn http_2_carries_many_requests_and_streams_on_one_connection() {
-    let secure = host();
+async fn http_2_carries_requests_and_streams_on_one_connection() {
+    let secure = tls_host();
     let tls = connect(&secure, &[b"h2", b"http/1.1"]).await;
     assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (mut client, connection) =
@@ -127,28 +127,28 @@ async fn http_2_carries_many_requests_and_streams_on_one_connection() {
     };
     let stream = ask("/v1/instances/count/usage/stream").await.unwrap();
     let other = ask("/v1/stream?instance=count").await.unwrap();
-    let text = samples(stream, 3).await;
+    let text = read_samples(stream, 3).await;
     assert!(text.starts_with("retry: 3000\n\n") && text.contains("\n\nevent: usage\nid: "), "{text}");
-    assert!(samples(other, 3).await.contains("data: {\"instance\":\"count\",\"sample\":{"));
+    assert!(read_samples(other, 3).await.contains("data: {\"instance\":\"count\",\"sample\":{"));
     let listed = ask("/v1/instances").await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert!(std::str::from_utf8(&listed).unwrap().contains("\"id\":\"count\""));
 }
 
 #[tokio::test]
-async fn who_does_not_speak_it_gets_http_1_1() {
-    let secure = host();
+async fn clients_that_do_not_offer_http_2_get_http_1_1() {
+    let secure = tls_host();
     for protocols in [&[&b"http/1.1"[..]][..], &[]] {
         let tls = connect(&secure, protocols).await;
         let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
         tokio::spawn(connection);
         let request = Request::get("/v1/instances/count/usage/stream").header("host", "localhost");
         let answer = client.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
-        assert!(samples(answer, 2).await.starts_with("retry: 3000\n\n"));
+        assert!(read_samples(answer, 2).await.starts_with("retry: 3000\n\n"));
     }
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
+fn a_start_with_an_unusable_certificate_fails_and_names_it() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("dropsonde.toml");
     std::fs::write(folder.path().join("empty.pem"), "").unwrap();
@@ -167,36 +167,42 @@ fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
 }
 
 #[test]
-fn what_is_older_than_the_operator_wants_is_not_spoken() {
+fn tls_versions_below_the_configured_minimum_are_refused() {
     for (more, is_spoken) in [("", true), ("min_version = '1.3'\n", false)] {
-        let secure = secure(more);
-        assert!(openssl(&secure, "GET /health", &["-tls1_3"]).contains("HTTP/1.1 200"));
-        let older = openssl(&secure, "GET /health", &["-tls1_2"]);
+        let secure = tls_host_with(more);
+        assert!(request_by_openssl(&secure, "GET /health", &["-tls1_3"]).contains("HTTP/1.1 200"));
+        let older = request_by_openssl(&secure, "GET /health", &["-tls1_2"]);
         assert_eq!(older.contains("HTTP/1.1 200"), is_spoken, "{older}");
         assert!(is_spoken || older.contains("protocol version"), "{older}");
-        assert!(!openssl(&secure, "GET /health", &["-tls1_1"]).contains("HTTP/1.1"));
+        assert!(!request_by_openssl(&secure, "GET /health", &["-tls1_1"]).contains("HTTP/1.1"));
     }
 }
 
 #[test]
-fn who_has_no_certificate_or_anothers_is_refused_and_who_has_one_is_known_by_it() {
+fn clients_without_a_trusted_certificate_are_refused_and_trusted_ones_are_audited_by_name() {
     let files = TempDir::new().unwrap();
-    authority(&files, "ours");
-    authority(&files, "theirs");
+    make_client_authority(&files, "ours");
+    make_client_authority(&files, "theirs");
     let file = |name: &str| files.path().join(name).display().to_string();
-    let secure = secure(&format!("client_ca = '{}'\n", file("ours-ca.pem")));
+    let secure = tls_host_with(&format!("client_ca = '{}'\n", file("ours-ca.pem")));
     for version in ["-tls1_2", "-tls1_3"] {
-        let none = openssl(&secure, "GET /health", &[version]);
+        let none = request_by_openssl(&secure, "GET /health", &[version]);
         assert!(!none.contains("HTTP/1.1") && none.contains("alert"), "{none}");
-        let other =
-            openssl(&secure, "GET /health", &[version, "-cert", &file("theirs.pem"), "-key", &file("theirs.key")]);
+        let other = request_by_openssl(
+            &secure,
+            "GET /health",
+            &[version, "-cert", &file("theirs.pem"), "-key", &file("theirs.key")],
+        );
         assert!(!other.contains("HTTP/1.1") && other.contains("alert"), "{other}");
-        let own =
-            openssl(&secure, "GET /v1/instances", &[version, "-cert", &file("ours.pem"), "-key", &file("ours.key")]);
+        let own = request_by_openssl(
+            &secure,
+            "GET /v1/instances",
+            &[version, "-cert", &file("ours.pem"), "-key", &file("ours.key")],
+        );
         assert!(own.contains("HTTP/1.1 200"), "{own}");
     }
     let certificate = ["-cert", &file("ours.pem"), "-key", &file("ours.key")];
-    let put = openssl(&secure, "PUT /v1/instances/a", &certificate);
+    let put = request_by_openssl(&secure, "PUT /v1/instances/a", &certificate);
     assert!(put.contains("HTTP/1.1 401"), "a certificate is no token: {put}");
     let audit = secure.host.until_audited(|line| line["status"] == 401);
     assert_eq!(audit[0]["certificate"], "CN=ops", "{audit:#?}");
@@ -211,11 +217,11 @@ fn who_has_no_certificate_or_anothers_is_refused_and_who_has_one_is_known_by_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_certificate_is_shown_to_whoever_comes_then_and_a_bad_one_to_nobody() {
-    let mut secure = host();
+async fn new_connections_get_a_replaced_certificate_and_an_invalid_one_is_ignored() {
+    let mut secure = tls_host();
     let old = connect(&secure, &[]).await;
     let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
-    secure.certificate = certify(&secure.files, "localhost");
+    secure.certificate = write_certificate(&secure.files, "localhost");
     secure.host.signal("HUP");
     secure.host.until_logged("reloaded the configuration");
     let new = connect(&secure, &[]).await;
@@ -227,8 +233,8 @@ async fn a_new_certificate_is_shown_to_whoever_comes_then_and_a_bad_one_to_nobod
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_certificate_is_shown_while_a_plugin_is_slow_to_start_with_its_new_section() {
-    let mut secure = host();
+async fn a_replaced_certificate_is_served_while_a_plugin_is_slow_to_start_with_its_new_section() {
+    let mut secure = tls_host();
     let here = secure.files.path().display().to_string();
     secure.host.until_logged("running");
     secure.host.configure(&format!(
@@ -236,7 +242,7 @@ async fn a_new_certificate_is_shown_while_a_plugin_is_slow_to_start_with_its_new
          [plugins.verbs]\nconfig = {{ init = 'spin' }}\nlimits = {{ init_deadline = '10m' }}\n"
     ));
     secure.host.until_logged("the configuration or a file it names has changed");
-    secure.certificate = certify(&secure.files, "localhost");
+    secure.certificate = write_certificate(&secure.files, "localhost");
     secure.host.until_logged("reloaded the certificates");
     let new = connect(&secure, &[]).await;
     assert!(new.get_ref().1.peer_certificates().unwrap()[0] == secure.certificate);
@@ -244,21 +250,21 @@ async fn a_new_certificate_is_shown_while_a_plugin_is_slow_to_start_with_its_new
 }
 
 #[test]
-fn a_host_is_asked_for_by_the_names_of_its_certificate() {
+fn host_names_of_the_certificate_are_accepted_and_others_get_421() {
     let files = TempDir::new().unwrap();
-    certify(&files, "*.metrics.example.com");
+    write_certificate(&files, "*.metrics.example.com");
     let here = files.path().display().to_string();
     let host = Host::start(&format!("tls = {{ cert = '{here}/cert.pem', key = '{here}/key.pem' }}\n"), &[]);
-    let secure = Secure { host, certificate: CertificateDer::from(Vec::new()), files };
-    let ask = |name: &str| openssl(&secure, &format!("GET https://{name}/health"), &[]);
+    let secure = TlsHost { host, certificate: CertificateDer::from(Vec::new()), files };
+    let ask = |name: &str| request_by_openssl(&secure, &format!("GET https://{name}/health"), &[]);
     assert!(ask("fra1.metrics.example.com").contains("HTTP/1.1 200"));
     assert!(ask("evil.example").contains("HTTP/1.1 421"));
 }
 
 #[test]
-fn other_machines_are_served_with_tls_and_a_token_that_is_made_for_them() {
+fn a_public_address_with_tls_requires_a_read_token_that_the_host_creates() {
     let files = TempDir::new().unwrap();
-    certify(&files, "localhost");
+    write_certificate(&files, "localhost");
     let here = files.path().display().to_string();
     let config = format!("tls = {{ cert = '{here}/cert.pem', key = '{here}/key.pem' }}\n");
     let host = Host::start_at("0.0.0.0:0", dropsonde(), &config, &[]);
@@ -275,8 +281,8 @@ fn other_machines_are_served_with_tls_and_a_token_that_is_made_for_them() {
     assert!(code == 1 && error.contains("--ca"), "{error}");
 }
 
-/// As people make one: signed by nobody else, and an authority by its own word.
-fn certify_by_openssl(files: &TempDir, name: &str) {
+/// Writes a self-signed certificate as people make one: it is marked as an authority.
+fn write_certificate_by_openssl(files: &TempDir, name: &str) {
     let file = |name: &str| files.path().join(name).display().to_string();
     let (key, cert, subject, names) =
         (file("key.pem"), file("cert.pem"), format!("/CN={name}"), format!("subjectAltName=DNS:{name}"));
@@ -287,9 +293,9 @@ fn certify_by_openssl(files: &TempDir, name: &str) {
 }
 
 #[test]
-fn the_command_line_trusts_a_certificate_that_is_named_and_the_one_of_the_configuration() {
+fn the_command_line_trusts_the_certificate_of_the_configuration_or_of_the_ca_option() {
     let files = TempDir::new().unwrap();
-    certify_by_openssl(&files, "metrics.example.com");
+    write_certificate_by_openssl(&files, "metrics.example.com");
     let here = files.path().display().to_string();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let config = format!("listen = '127.0.0.1:{port}'\ntls = {{ cert = '{here}/cert.pem', key = '{here}/key.pem' }}\n");
@@ -301,18 +307,18 @@ fn the_command_line_trusts_a_certificate_that_is_named_and_the_one_of_the_config
     let ca = format!("{here}/cert.pem");
     let (code, _, error) = run(dropsonde().args(["instances", "--url", &url, "--ca", &ca]));
     assert!(code == 1 && error.contains("--url the name"), "its name counts: {error}");
-    certify_by_openssl(&files, "localhost");
+    write_certificate_by_openssl(&files, "localhost");
     host.until_logged("reloaded the configuration");
     let (code, out, error) = run(dropsonde().args(["instances", "--url", &url, "--ca", &ca]));
     assert!(code == 0 && out.contains("SAMPLERS"), "{error}");
 }
 
-async fn http_2(tls: TlsStream<TcpStream>) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
-    http_2_taking(64, tls).await
+async fn http_2_client(tls: TlsStream<TcpStream>) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
+    http_2_client_with_window(64, tls).await
 }
 
-/// `window`: bytes of each answer that it takes before it reads any.
-async fn http_2_taking(
+/// Makes a client. `window`: bytes of each response that the host may send before the client reads any.
+async fn http_2_client_with_window(
     window: u32,
     tls: TlsStream<TcpStream>,
 ) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
@@ -325,12 +331,12 @@ async fn http_2_taking(
 }
 
 #[tokio::test]
-async fn a_connection_of_http_2_that_asks_nothing_or_takes_nothing_of_its_answers_is_ended() {
-    let secure = secure("[http]\nheader_timeout = '300ms'\nwrite_timeout = '300ms'\n");
-    let (idle, ended) = http_2(connect(&secure, &[b"h2"]).await).await;
+async fn idle_http_2_connections_and_those_that_read_no_response_are_closed() {
+    let secure = tls_host_with("[http]\nheader_timeout = '300ms'\nwrite_timeout = '300ms'\n");
+    let (idle, ended) = http_2_client(connect(&secure, &[b"h2"]).await).await;
     ended.await.unwrap();
     drop(idle);
-    let (mut client, mut ended) = http_2(connect(&secure, &[b"h2"]).await).await;
+    let (mut client, mut ended) = http_2_client(connect(&secure, &[b"h2"]).await).await;
     let ask = Request::get("https://localhost/openapi.json").body(Empty::<Bytes>::new()).unwrap();
     let mut answer = client.send_request(ask).await.unwrap();
     assert_eq!(answer.status(), 200);
@@ -348,9 +354,9 @@ async fn a_connection_of_http_2_that_asks_nothing_or_takes_nothing_of_its_answer
 }
 
 #[tokio::test]
-async fn who_was_there_before_certificates_were_wanted_has_to_come_again_and_show_one() {
-    let secure = host();
-    authority(&secure.files, "ours");
+async fn connections_from_before_client_certificates_were_required_are_no_longer_served() {
+    let secure = tls_host();
+    make_client_authority(&secure.files, "ours");
     let here = secure.files.path().display().to_string();
     let token = format!("auth.read_token_file = '{here}/read.token'\n");
     let tls = format!("[tls]\ncert = '{here}/cert.pem'\nkey = '{here}/key.pem'\n");
@@ -370,16 +376,17 @@ async fn who_was_there_before_certificates_were_wanted_has_to_come_again_and_sho
 }
 
 #[tokio::test]
-async fn scrapes_that_a_peer_does_not_read_leave_places_to_others_and_are_ended() {
+async fn unread_scrapes_of_one_peer_leave_room_for_other_peers_and_are_closed() {
     // Longer than a scrape waits for its place.
-    let secure = secure("[http]\nwrite_timeout = '10s'\n");
+    let secure = tls_host_with("[http]\nwrite_timeout = '10s'\n");
     let greedy = Ipv4Addr::new(127, 0, 0, 2);
     let scrape = || Request::get("https://localhost/metrics").body(Empty::<Bytes>::new()).unwrap();
     // Of the first nothing is taken; of the others so much that all was handed on.
     for window in [0, 1, 70_000] {
         let (mut scrapes, mut connections) = (JoinSet::new(), Vec::new());
         for _ in 0..2 {
-            let (client, ended) = http_2_taking(window, connect_from(greedy, &secure, &[b"h2"]).await).await;
+            let (client, ended) =
+                http_2_client_with_window(window, connect_from(greedy, &secure, &[b"h2"]).await).await;
             for _ in 0..20 {
                 let mut client = client.clone();
                 scrapes.spawn(async move { client.send_request(scrape()).await.unwrap() });
@@ -392,7 +399,7 @@ async fn scrapes_that_a_peer_does_not_read_leave_places_to_others_and_are_ended(
             let refused = statuses.iter().filter(|status| **status == 429).count();
             assert_eq!((refused, statuses.iter().filter(|status| **status == 200).count()), (24, 16), "{statuses:?}");
         }
-        let (mut modest, _) = http_2_taking(1 << 20, connect(&secure, &[b"h2"]).await).await;
+        let (mut modest, _) = http_2_client_with_window(1 << 20, connect(&secure, &[b"h2"]).await).await;
         let whole = modest.send_request(scrape()).await.unwrap();
         assert_eq!(whole.status(), 200);
         assert!(!whole.into_body().collect().await.unwrap().to_bytes().is_empty());
@@ -400,7 +407,8 @@ async fn scrapes_that_a_peer_does_not_read_leave_places_to_others_and_are_ended(
             for (_, ended) in connections {
                 ended.await.unwrap();
             }
-            let (mut again, _) = http_2_taking(1 << 20, connect_from(greedy, &secure, &[b"h2"]).await).await;
+            let (mut again, _) =
+                http_2_client_with_window(1 << 20, connect_from(greedy, &secure, &[b"h2"]).await).await;
             assert_eq!(again.send_request(scrape()).await.unwrap().status(), 200);
         }
     }

@@ -1,4 +1,4 @@
-//! What the host tells about its own work: spans to a collector, lines of the log.
+//! Spans to a collector, and lines of the log.
 
 use crate::harness::{Collector, Host, attribute, dropsonde, verbs};
 use dropsonde_openmetrics::strict;
@@ -8,8 +8,8 @@ use std::time::Instant;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// A host that sends its spans, with instances whose ids are verbs.
-fn traced(collector: &Collector, more: &str, verbs_done: &[&str]) -> Host {
+/// Starts a host that sends its spans, with instances whose ids are verbs.
+fn host_with_tracing(collector: &Collector, more: &str, verbs_done: &[&str]) -> Host {
     let endpoint = &collector.endpoint;
     let instances: String =
         verbs_done.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
@@ -21,8 +21,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A span of a name about the plugin `verbs`, and those in it.
-fn poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
+/// Returns a poll of the plugin `verbs` that has all its spans, with its children.
+fn whole_poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
     let is_ours = |span: &&Span| attribute(&span.attributes, "plugin").as_deref() == Some("verbs");
     let children = |poll: &Span| -> Vec<&Span> {
         spans.iter().filter(|span| span.parent_span_id == poll.span_id).filter(is_ours).collect()
@@ -35,11 +35,11 @@ fn poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
 }
 
 #[test]
-fn a_poll_is_a_trace_from_its_call_to_what_is_published() {
+fn a_poll_is_one_trace_with_sample_store_and_publish_spans() {
     let collector = Collector::start();
-    let host = traced(&collector, "tracing.attributes = { site = 'fra1' }", &["version", "flood"]);
-    let spans = collector.until(|spans| poll_of_verbs(spans).is_some());
-    let (poll, children) = poll_of_verbs(&spans).unwrap();
+    let host = host_with_tracing(&collector, "tracing.attributes = { site = 'fra1' }", &["version", "flood"]);
+    let spans = collector.until(|spans| whole_poll_of_verbs(spans).is_some());
+    let (poll, children) = whole_poll_of_verbs(&spans).unwrap();
     assert_eq!(attribute(&poll.attributes, "instances").as_deref(), Some("#2"));
     assert!(poll.parent_span_id.is_empty());
     let child = |name: &str| *children.iter().find(|child| child.name == name).unwrap_or_else(|| panic!("{name}"));
@@ -60,9 +60,9 @@ fn a_poll_is_a_trace_from_its_call_to_what_is_published() {
 }
 
 #[test]
-fn a_request_goes_on_in_the_trace_it_came_with_and_is_named_after_its_route() {
+fn a_request_span_continues_the_clients_trace_and_is_named_after_its_route() {
     let collector = Collector::start();
-    let host = traced(&collector, "tracing.sample_ratio = 0.0", &["version"]);
+    let host = host_with_tracing(&collector, "tracing.sample_ratio = 0.0", &["version"]);
     let request = |path: &str, flags: &str| {
         host.request_with("GET", path, &format!("traceparent: 00-{TRACE}-{PARENT}-{flags}\r\n"))
     };
@@ -83,30 +83,30 @@ fn a_request_goes_on_in_the_trace_it_came_with_and_is_named_after_its_route() {
 }
 
 #[test]
-fn streams_and_uploads_go_on_with_tracing() {
+fn streams_and_uploads_work_with_tracing_and_have_spans() {
     let collector = Collector::start();
-    let host = traced(&collector, "", &["version"]);
+    let host = host_with_tracing(&collector, "", &["version"]);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
-    assert_eq!(stream.sample()["value"], 1);
-    assert_eq!(host.ordered("PUT", "/v1/plugins/more", verbs()).status, 202);
-    stream.sample();
+    assert_eq!(stream.next_sample()["value"], 1);
+    assert_eq!(host.send_as_admin("PUT", "/v1/plugins/more", verbs()).status, 202);
+    stream.next_sample();
     let spans = collector.until(|spans| spans.iter().any(|span| span.name == "PUT /v1/plugins/{name}"));
     assert!(spans.iter().any(|span| span.name == "GET /v1/instances/{id}/usage/stream"), "it ends with its head");
 }
 
 #[test]
-fn what_was_not_sent_is_sent_when_the_host_stops() {
+fn pending_spans_are_sent_when_the_host_stops() {
     let collector = Collector::start();
-    let mut host = traced(&collector, "tracing.sample_ratio = 0.0", &[]);
+    let mut host = host_with_tracing(&collector, "tracing.sample_ratio = 0.0", &[]);
     host.request_with("GET", "/health", &format!("traceparent: 00-{TRACE}-{PARENT}-01\r\n"));
     assert_eq!(host.stop(), 0);
     assert_eq!(collector.until(|spans| !spans.is_empty())[0].name, "GET /health");
 }
 
 #[test]
-fn a_collector_that_does_not_work_costs_nothing_but_spans_and_they_are_counted() {
+fn a_failing_collector_costs_only_spans_which_are_counted() {
     let collector = Collector::start();
-    let mut host = traced(&collector, "", &["version"]);
+    let mut host = host_with_tracing(&collector, "", &["version"]);
     let value = |name: &str, labels: &[(&str, &str)]| {
         let families = strict::text(&host.get("/metrics").body).unwrap();
         strict::value(&families, name, labels)
@@ -131,7 +131,7 @@ fn a_collector_that_does_not_work_costs_nothing_but_spans_and_they_are_counted()
 }
 
 #[test]
-fn without_a_collector_there_is_no_trace_of_tracing() {
+fn without_a_collector_no_tracing_metrics_are_exposed() {
     let host = Host::start("", &[]);
     host.get("/health");
     let metrics = host.get("/metrics").body;
@@ -139,7 +139,7 @@ fn without_a_collector_there_is_no_trace_of_tracing() {
 }
 
 #[test]
-fn the_log_is_text_or_json_at_the_level_that_was_asked_for() {
+fn the_log_has_the_requested_format_and_level() {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'flood'\nsamplers = ['verbs']\n";
     let mut command = dropsonde();
     command.args(["--log-format", "json"]).env("DROPSONDE_LOG", "debug");
@@ -158,11 +158,11 @@ fn the_log_is_text_or_json_at_the_level_that_was_asked_for() {
     command.args(["--log-level", "error"]).env("DROPSONDE_LOG", "debug");
     let quiet = Host::start_as(command, config, &[("verbs", verbs())]);
     quiet.until("/v1/instances/flood/usage", |usage| usage.status == 200);
-    assert_eq!(quiet.last_words(), "", "what is said counts more than the environment");
+    assert_eq!(quiet.stop_and_read_log(), "", "what is said counts more than the environment");
 }
 
 #[test]
-fn an_empty_level_is_none_and_directives_leave_the_rest_as_it_is() {
+fn an_empty_log_level_means_the_default_and_directives_change_only_their_target() {
     for level in ["", "plugin=debug"] {
         let mut command = dropsonde();
         command.env("DROPSONDE_LOG", level);
@@ -173,7 +173,7 @@ fn an_empty_level_is_none_and_directives_leave_the_rest_as_it_is() {
 }
 
 #[test]
-fn a_level_that_means_nothing_is_wrong_usage() {
+fn an_invalid_log_level_fails_with_exit_code_2() {
     let (code, _, error) = crate::harness::run(dropsonde().args(["serve", "--log-level", "dropsonde=loud"]));
     assert_eq!(code, 2);
     assert!(error.contains("--log-level"), "{error}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Longest wait for bytes, enough on a loaded machine; reached only when something is wrong.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A complete answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -15,7 +15,7 @@ pub(crate) struct Response {
 }
 
 /// An open stream: its head was read, its body is read event by event.
-pub(crate) struct Stream {
+pub(crate) struct EventStream {
     pub(crate) head: Response,
     body: BufReader<TcpStream>,
     pending: Vec<u8>,
@@ -31,8 +31,8 @@ impl Response {
     }
 }
 
-/// Connects from one of this machine's addresses: a host sees each address as another client. The receive buffer is
-/// small, so that little is under way that the test has not read.
+/// Connects from one of this machine's addresses: the host sees each address as another client. The receive
+/// buffer is small, so that the kernel holds little that the test has not read.
 pub(crate) fn connect_from(from: Ipv4Addr, address: &str) -> TcpStream {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -51,13 +51,19 @@ pub(crate) fn request(address: &str, method: &str, path: &str, headers: &str) ->
 
 /// Sends a request with a body.
 pub(crate) fn send(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Response {
-    let (mut head, body) = bytes(address, method, path, headers, body);
+    let (mut head, body) = send_and_read_bytes(address, method, path, headers, body);
     head.body = String::from_utf8(body).unwrap();
     head
 }
 
-/// Sends a request, and returns the answer's body as bytes.
-pub(crate) fn bytes(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (Response, Vec<u8>) {
+/// Sends a request, and returns the response's body as bytes.
+pub(crate) fn send_and_read_bytes(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (Response, Vec<u8>) {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let (head, mut body) = open(address, method, path, &format!("Connection: close\r\n{length}{headers}"), body);
     let mut bytes = Vec::new();
@@ -66,9 +72,9 @@ pub(crate) fn bytes(address: &str, method: &str, path: &str, headers: &str, body
 }
 
 /// Opens a stream. `headers` are whole lines.
-pub(crate) fn stream(address: &str, path: &str, headers: &str) -> Stream {
+pub(crate) fn stream(address: &str, path: &str, headers: &str) -> EventStream {
     let (head, body) = open(address, "GET", path, &format!("Connection: keep-alive\r\n{headers}"), &[]);
-    Stream { head, body, pending: Vec::new() }
+    EventStream { head, body, pending: Vec::new() }
 }
 
 fn open(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (Response, BufReader<TcpStream>) {
@@ -91,9 +97,9 @@ fn open(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> 
     (Response { status, headers, body: String::new() }, reader)
 }
 
-impl Stream {
+impl EventStream {
     /// Returns the next event, with its blank line.
-    pub(crate) fn event(&mut self) -> String {
+    pub(crate) fn next_raw_event(&mut self) -> String {
         self.next().expect("the stream has another event")
     }
 
@@ -124,8 +130,8 @@ impl Stream {
         (size > 0).then(|| String::from_utf8(chunk).unwrap())
     }
 
-    /// Returns the whole body of an answer that is no stream, sent in one piece or in chunks.
-    pub(crate) fn whole(mut self) -> String {
+    /// Returns the body of a response that is no stream, sent whole or in chunks.
+    pub(crate) fn read_body(mut self) -> String {
         let Some(length) = self.head.header("content-length") else {
             return std::iter::from_fn(|| self.chunk()).collect();
         };
@@ -135,9 +141,9 @@ impl Stream {
     }
 
     /// Returns the type, the id and the data of the next event, without pings.
-    pub(crate) fn told(&mut self) -> (String, String, serde_json::Value) {
+    pub(crate) fn next_event(&mut self) -> (String, String, serde_json::Value) {
         loop {
-            let event = self.event();
+            let event = self.next_raw_event();
             let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             if let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) {
                 return (field("event: ").to_owned(), field("id: ").to_owned(), serde_json::from_str(data).unwrap());
@@ -146,9 +152,9 @@ impl Stream {
     }
 
     /// Returns the data of the next event, without pings.
-    pub(crate) fn sample(&mut self) -> serde_json::Value {
+    pub(crate) fn next_sample(&mut self) -> serde_json::Value {
         loop {
-            let event = self.event();
+            let event = self.next_raw_event();
             if let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) {
                 return serde_json::from_str(data).unwrap();
             }

@@ -13,11 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// An OpenTelemetry collector that keeps the spans it gets by OTLP over HTTP. It ends with the test run.
 pub(crate) struct Collector {
     pub(crate) endpoint: String,
-    received: Arc<Received>,
+    received: Arc<ReceivedSpans>,
 }
 
 #[derive(Default)]
-struct Received {
+struct ReceivedSpans {
     requests: Mutex<Vec<ExportTraceServiceRequest>>,
     more: Condvar,
     refuses: Mutex<bool>,
@@ -27,12 +27,12 @@ impl Collector {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let received = Arc::new(Received::default());
+        let received = Arc::new(ReceivedSpans::default());
         let shared = received.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let shared = shared.clone();
-                std::thread::spawn(move || shared.take(stream));
+                std::thread::spawn(move || shared.receive(stream));
             }
         });
         Self { endpoint, received }
@@ -67,8 +67,8 @@ impl Collector {
     }
 }
 
-impl Received {
-    fn take(&self, mut stream: TcpStream) {
+impl ReceivedSpans {
+    fn receive(&self, mut stream: TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         loop {
             let mut head = Vec::new();

@@ -1,7 +1,7 @@
 //! Components that no toolchain makes, derived from one that a toolchain made.
 
 /// Returns the component with a name replaced by another of the same length.
-pub(crate) fn renamed(component: &[u8], from: &str, to: &str) -> Vec<u8> {
+pub(crate) fn replace_text(component: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len(), "another length would make the length fields wrong");
     let mut renamed = component.to_vec();
     let mut at = 0;
@@ -14,19 +14,19 @@ pub(crate) fn renamed(component: &[u8], from: &str, to: &str) -> Vec<u8> {
 }
 
 /// Returns the component with an exported function of its main module as that module's start function.
-pub(crate) fn starting_with(component: &[u8], export: &str) -> Vec<u8> {
+pub(crate) fn with_start_function(component: &[u8], export: &str) -> Vec<u8> {
     const CORE_MODULE: u8 = 1;
     let (head, rest) = component.split_at(8);
     let mut out = head.to_vec();
     let mut done = false;
     for (id, body) in sections(rest) {
-        let start = (id == CORE_MODULE && !done).then(|| exported(body, export)).flatten();
+        let start = (id == CORE_MODULE && !done).then(|| exported_function_index(body, export)).flatten();
         match start {
             Some(function) => {
-                put_section(&mut out, id, &with_start(body, function));
+                write_section(&mut out, id, &insert_start_section(body, function));
                 done = true;
             }
-            None => put_section(&mut out, id, body),
+            None => write_section(&mut out, id, body),
         }
     }
     assert!(done, "no module exports {export}");
@@ -34,14 +34,14 @@ pub(crate) fn starting_with(component: &[u8], export: &str) -> Vec<u8> {
 }
 
 /// Returns the index of a function that a core module exports.
-fn exported(module: &[u8], name: &str) -> Option<u64> {
+fn exported_function_index(module: &[u8], name: &str) -> Option<u64> {
     const EXPORT: u8 = 7;
     let (_, mut body) = sections(&module[8..]).into_iter().find(|(id, _)| *id == EXPORT)?;
-    for _ in 0..number(&mut body) {
-        let length = number(&mut body) as usize;
+    for _ in 0..read_leb128(&mut body) {
+        let length = read_leb128(&mut body) as usize;
         let (found, rest) = body.split_at(length);
         body = &rest[1..];
-        let index = number(&mut body);
+        let index = read_leb128(&mut body);
         if rest[0] == 0 && found == name.as_bytes() {
             return Some(index);
         }
@@ -49,7 +49,7 @@ fn exported(module: &[u8], name: &str) -> Option<u64> {
     None
 }
 
-fn with_start(module: &[u8], function: u64) -> Vec<u8> {
+fn insert_start_section(module: &[u8], function: u64) -> Vec<u8> {
     const START: u8 = 8;
     let (head, rest) = module.split_at(8);
     let mut out = head.to_vec();
@@ -60,10 +60,10 @@ fn with_start(module: &[u8], function: u64) -> Vec<u8> {
             && let Some(function) = start.take()
         {
             let mut body = Vec::new();
-            put_number(&mut body, function);
-            put_section(&mut out, START, &body);
+            write_leb128(&mut body, function);
+            write_section(&mut out, START, &body);
         }
-        put_section(&mut out, id, body);
+        write_section(&mut out, id, body);
     }
     out
 }
@@ -72,7 +72,7 @@ fn sections(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut sections = Vec::new();
     while let Some((&id, rest)) = bytes.split_first() {
         bytes = rest;
-        let length = number(&mut bytes) as usize;
+        let length = read_leb128(&mut bytes) as usize;
         let (body, rest) = bytes.split_at(length);
         sections.push((id, body));
         bytes = rest;
@@ -80,7 +80,7 @@ fn sections(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     sections
 }
 
-fn number(bytes: &mut &[u8]) -> u64 {
+fn read_leb128(bytes: &mut &[u8]) -> u64 {
     let mut value = 0;
     for shift in (0..).step_by(7) {
         let (&byte, rest) = bytes.split_first().unwrap();
@@ -93,13 +93,13 @@ fn number(bytes: &mut &[u8]) -> u64 {
     value
 }
 
-fn put_section(out: &mut Vec<u8>, id: u8, body: &[u8]) {
+fn write_section(out: &mut Vec<u8>, id: u8, body: &[u8]) {
     out.push(id);
-    put_number(out, body.len() as u64);
+    write_leb128(out, body.len() as u64);
     out.extend_from_slice(body);
 }
 
-fn put_number(out: &mut Vec<u8>, mut value: u64) {
+fn write_leb128(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;

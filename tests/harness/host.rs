@@ -1,4 +1,4 @@
-use super::client::{self, Response, Stream};
+use super::client::{self, EventStream, Response};
 use super::guests::{app, verbs};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -63,7 +63,7 @@ impl Host {
 
     /// Does the same on another address. `{}` in `listen` and `config` stands for the host's own folder.
     pub(crate) fn start_at(listen: &str, command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
-        Self::start_with(listen, command, config, plugins, compiled())
+        Self::start_with(listen, command, config, plugins, compiled_plugins())
     }
 
     fn start_with(
@@ -132,27 +132,27 @@ impl Host {
     /// Stops the host and starts another with the same data and configuration.
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
-        self.started_again()
+        self.start_again()
     }
 
     /// Does the same with another command that takes the binary's arguments.
     pub(crate) fn restart_as(mut self, command: Command) -> Self {
         self.stop();
-        self.started_again_as(command)
+        self.start_again_as(command)
     }
 
     /// Starts another host with the same data and configuration, after this one has ended.
-    pub(crate) fn started_again(&self) -> Self {
-        self.started_again_as(dropsonde())
+    pub(crate) fn start_again(&self) -> Self {
+        self.start_again_as(dropsonde())
     }
 
     /// Does the same with a command that takes the binary's arguments.
-    pub(crate) fn started_again_as(&self, command: Command) -> Self {
+    pub(crate) fn start_again_as(&self, command: Command) -> Self {
         Self::start_in(self.folder.clone(), command, self.listen.clone())
     }
 
     /// Kills the host with SIGKILL, and starts another with the same data.
-    pub(crate) fn killed(mut self) -> Self {
+    pub(crate) fn kill_and_restart(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         Self::start_in(self.folder.clone(), dropsonde(), self.listen.clone())
@@ -202,46 +202,46 @@ impl Host {
     }
 
     /// Sends a request with the admin token.
-    pub(crate) fn ordered(&self, method: &str, path: &str, body: &[u8]) -> Response {
+    pub(crate) fn send_as_admin(&self, method: &str, path: &str, body: &[u8]) -> Response {
         client::send(&self.address, method, path, &self.bearer("admin"), body)
     }
 
     /// Sends JSON with the write token.
-    pub(crate) fn write(&self, method: &str, path: &str, json: &str) -> Response {
+    pub(crate) fn send_as_writer(&self, method: &str, path: &str, json: &str) -> Response {
         let headers = format!("{}Content-Type: application/json\r\n", self.bearer("write"));
         client::send(&self.address, method, path, &headers, json.as_bytes())
     }
 
     /// Sends the event `instance.{what}` for an instance.
-    pub(crate) fn became(&self, what: &str, instance: &str) {
+    pub(crate) fn send_lifecycle_event(&self, what: &str, instance: &str) {
         let event = serde_json::json!({ "type": format!("instance.{what}"), "instance": instance });
-        assert_eq!(self.write("POST", "/v1/events", &event.to_string()).status, 202);
+        assert_eq!(self.send_as_writer("POST", "/v1/events", &event.to_string()).status, 202);
     }
 
     /// Sends events to a plugin, with the write token.
-    pub(crate) fn tell(&self, plugin: &str, content_type: &str, body: &[u8]) -> Response {
+    pub(crate) fn send_events(&self, plugin: &str, content_type: &str, body: &[u8]) -> Response {
         let headers = format!("{}Content-Type: {content_type}\r\n", self.bearer("write"));
         client::send(&self.address, "POST", &format!("/v1/sources/{plugin}/events"), &headers, body)
     }
 
     /// Returns the path of a plugin's file.
-    pub(crate) fn file(&self, plugin: &str) -> PathBuf {
+    pub(crate) fn plugin_file(&self, plugin: &str) -> PathBuf {
         self.data().join("plugins").join(plugin).with_extension("wasm")
     }
 
     /// Puts a component into the plugins folder at once, as a careful operator does.
     pub(crate) fn drop_in(&self, plugin: &str, component: &[u8]) {
-        let half = self.file(plugin).with_extension("new");
+        let half = self.plugin_file(plugin).with_extension("new");
         fs::write(&half, component).unwrap();
-        fs::rename(half, self.file(plugin)).unwrap();
+        fs::rename(half, self.plugin_file(plugin)).unwrap();
     }
 
-    pub(crate) fn stream(&self, path: &str) -> Stream {
+    pub(crate) fn stream(&self, path: &str) -> EventStream {
         client::stream(&self.address, path, "")
     }
 
     /// Opens a stream with a `Last-Event-ID`, as a browser does when it reconnects.
-    pub(crate) fn stream_after(&self, path: &str, seen: &str) -> Stream {
+    pub(crate) fn stream_after(&self, path: &str, seen: &str) -> EventStream {
         client::stream(&self.address, path, &format!("Last-Event-ID: {seen}\r\n"))
     }
 
@@ -338,7 +338,7 @@ impl Host {
     }
 
     /// Stops the host, and returns its whole log.
-    pub(crate) fn last_words(mut self) -> String {
+    pub(crate) fn stop_and_read_log(mut self) -> String {
         self.stop();
         self.log()
     }
@@ -353,7 +353,7 @@ impl Drop for Host {
 
 /// Returns the compiled code of the plugins that most tests run, by file name. One host compiles them for all tests: that
 /// takes seconds.
-fn compiled() -> &'static [(PathBuf, Vec<u8>)] {
+fn compiled_plugins() -> &'static [(PathBuf, Vec<u8>)] {
     static COMPILED: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
     COMPILED.get_or_init(|| {
         let host = Host::start_cold("", &[("verbs", verbs()), ("app", app())]);
@@ -364,7 +364,7 @@ fn compiled() -> &'static [(PathBuf, Vec<u8>)] {
 }
 
 /// Waits until `is_so` returns true. Panics with `otherwise` if that takes too long.
-pub(crate) fn until(otherwise: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(otherwise: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "{otherwise}");

@@ -9,10 +9,10 @@ mod prometheus;
 mod server;
 mod wall_clock;
 
-pub(crate) use client::{Response, Stream, connect_from, request, send, stream};
+pub(crate) use client::{EventStream, Response, connect_from, request, send, stream};
 pub(crate) use collector::{Collector, attribute};
-pub(crate) use guests::{app, verbs, version, workspace};
-pub(crate) use host::{Host, dropsonde, run, until};
+pub(crate) use guests::{app, verbs, verbs_version, workspace};
+pub(crate) use host::{Host, dropsonde, run, wait_until};
 pub(crate) use prometheus::prometheus_tool;
-pub(crate) use server::{Server, SocketServer};
-pub(crate) use wall_clock::WallClock;
+pub(crate) use server::{SocketServer, TestServer};
+pub(crate) use wall_clock::SettableWallClock;

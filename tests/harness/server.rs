@@ -8,18 +8,18 @@ use std::time::Duration;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// An HTTP server that answers each path in another way. It ends with the test run.
-pub(crate) struct Server {
+pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
 }
 
-impl Server {
+impl TestServer {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 // An error means that the client closed the connection.
-                std::thread::spawn(move || answer(stream).ok());
+                std::thread::spawn(move || respond(stream).ok());
             }
         });
         Self { address }
@@ -120,7 +120,7 @@ fn chunked_length(request: &mut impl BufRead) -> std::io::Result<u64> {
     }
 }
 
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+fn respond(mut stream: TcpStream) -> std::io::Result<()> {
     let mut request = BufReader::new(stream.try_clone()?);
     let head = head(&mut request)?;
     let path = head.split(' ').nth(1).unwrap_or_default();

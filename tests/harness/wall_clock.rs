@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use tempfile::TempDir;
 
 /// A wall clock that a test can set for the hosts it starts.
-pub(crate) struct WallClock {
+pub(crate) struct SettableWallClock {
     ahead: PathBuf,
     _folder: TempDir,
 }
@@ -25,9 +25,9 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
     library
 });
 
-impl WallClock {
+impl SettableWallClock {
     /// Makes a clock with the real time.
-    pub(crate) fn right() -> Self {
+    pub(crate) fn at_real_time() -> Self {
         let folder = TempDir::new().unwrap();
         let ahead = folder.path().join("ahead_ms");
         fs::write(&ahead, 0i64.to_ne_bytes()).unwrap();
