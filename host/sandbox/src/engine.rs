@@ -1,7 +1,7 @@
 use crate::cache::{Cache, CacheFolder};
 use crate::compiler::{Compiler, Outcome};
 use crate::instance::Guest;
-use crate::plugin::{Plugin, Shared};
+use crate::plugin::{Plugin, LoadedComponents};
 use crate::queue::{Queue, Turn};
 use crate::refusal::Refused;
 use crate::ticker::Ticker;
@@ -32,7 +32,7 @@ pub struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Guest>,
     pub(crate) ticker: Ticker,
-    pub(crate) shared: Shared,
+    pub(crate) shared: LoadedComponents,
     /// None: this process compiles the components itself.
     apart: Option<Apart>,
     queue: Queue,
@@ -70,7 +70,7 @@ impl Sandbox {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
         contract::link(&mut linker).map_err(|e| failed(&e))?;
-        Ok(Self { engine, linker, ticker, shared: Shared::default(), apart: None, queue: Queue::default() })
+        Ok(Self { engine, linker, ticker, shared: LoadedComponents::default(), apart: None, queue: Queue::default() })
     }
 
     /// Makes the sandbox compile in child processes, `program argument`, whose main function is
