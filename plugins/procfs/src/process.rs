@@ -6,7 +6,7 @@ use crate::clock::{age, ticks_to_seconds};
 use crate::memory;
 use crate::names::{program_id, sanitised, short};
 use crate::row::Row;
-use crate::shared::Shared;
+use crate::shared::TickFiles;
 use crate::totals::Totals;
 use dropsonde_guest::files::{self, FileError};
 use dropsonde_guest::{Failure, Instance};
@@ -93,7 +93,7 @@ pub(crate) fn measure(id: &ProcessId) -> Result<Measured, Failure> {
 }
 
 /// Returns the row of one process.
-pub(crate) fn row(id: &ProcessId, shared: &mut Shared, totals: &mut Totals) -> Result<Row, Failure> {
+pub(crate) fn row(id: &ProcessId, shared: &mut TickFiles, totals: &mut Totals) -> Result<Row, Failure> {
     let measured = measure(id)?;
     let (moment, cpus) = (shared.moment(), shared.cpus());
     Ok(Row {
