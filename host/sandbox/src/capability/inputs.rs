@@ -49,10 +49,10 @@ struct Now {
 
 /// Saves what a plugin reads.
 #[derive(Debug, Default)]
-pub struct Recorder(Mutex<Recorded>);
+pub struct Recorder(Mutex<RecorderState>);
 
 #[derive(Debug, Default)]
-struct Recorded {
+struct RecorderState {
     folder: PathBuf,
     failed: Option<io::Error>,
 }
