@@ -55,7 +55,7 @@ pub use cache::CacheFolder;
 pub use capability::inputs::{Inputs, Recorder, Recording};
 pub use capability::metrics::{
     BadDescriptor, Claim, Conflict, DEFAULT_BUCKETS, Descriptor, MetricFamily, MetricHandles, MetricKind, MetricNames,
-    NotRegistered, PluginMetrics, Recorded, Series, family,
+    NotRegistered, PluginMetrics, SeriesReading, Series, family,
 };
 pub use capability::state::{SavedState, Trial};
 pub use compiler::{COMPILING, compile_as_child};

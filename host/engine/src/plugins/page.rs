@@ -3,7 +3,7 @@ use crate::Engine;
 use crate::conflicts::{self, ConflictPage};
 use crate::json;
 use crate::shares::{self, PoolShare};
-use dropsonde_sandbox::{Grants, Need, PluginMetrics, Recorded, Trap};
+use dropsonde_sandbox::{Grants, Need, PluginMetrics, SeriesReading, Trap};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -129,9 +129,9 @@ impl MetricsPage {
         let shown = series.filter_map(|(name, series)| {
             let value = match series.read() {
                 // A gauge that was never set.
-                Recorded::Number(value) if !value.is_finite() => return None,
-                Recorded::Number(value) => ValuePage::Number { value },
-                Recorded::Histogram { buckets, sum } => ValuePage::Histogram { count: buckets.iter().sum(), sum },
+                SeriesReading::Number(value) if !value.is_finite() => return None,
+                SeriesReading::Number(value) => ValuePage::Number { value },
+                SeriesReading::Histogram { buckets, sum } => ValuePage::Histogram { count: buckets.iter().sum(), sum },
             };
             Some(SeriesPage { name, labels: pairs(series.labels()), value })
         });

@@ -13,7 +13,7 @@ mod series;
 pub use descriptor::{BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricKind, family};
 pub use handles::MetricHandles;
 pub use names::{Claim, Conflict, MetricNames};
-pub use series::{MetricFamily, Recorded, Series};
+pub use series::{MetricFamily, SeriesReading, Series};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

@@ -38,7 +38,7 @@ enum Value {
 
 /// The value of a series when it was read.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Recorded {
+pub enum SeriesReading {
     /// The number of a counter or gauge. NaN: the gauge is not set.
     Number(f64),
     /// The observations in each bucket, the infinite one last, not cumulative; and their sum.
@@ -138,10 +138,10 @@ impl Series {
         &self.labels
     }
 
-    pub fn read(&self) -> Recorded {
+    pub fn read(&self) -> SeriesReading {
         match &self.value {
-            Value::Counter(bits) | Value::Gauge(bits) => Recorded::Number(f64::from_bits(bits.load(Relaxed))),
-            Value::Histogram { buckets, sum, .. } => Recorded::Histogram {
+            Value::Counter(bits) | Value::Gauge(bits) => SeriesReading::Number(f64::from_bits(bits.load(Relaxed))),
+            Value::Histogram { buckets, sum, .. } => SeriesReading::Histogram {
                 buckets: buckets.iter().map(|bucket| bucket.load(Relaxed)).collect(),
                 sum: f64::from_bits(sum.load(Relaxed)),
             },
@@ -216,16 +216,16 @@ mod tests {
         }
         assert!(series.record(f64::MAX));
         assert!(!series.record(f64::MAX), "more than a number can be");
-        assert_eq!(series.read(), Recorded::Number(f64::MAX + 2.5));
+        assert_eq!(series.read(), SeriesReading::Number(f64::MAX + 2.5));
     }
 
     #[test]
     fn a_gauge_is_unknown_until_it_is_set_and_once_it_is_lost() {
         let series = family(MetricKind::Gauge, &[]).add("".into());
-        let is_unknown = || matches!(series.read(), Recorded::Number(value) if value.is_nan());
+        let is_unknown = || matches!(series.read(), SeriesReading::Number(value) if value.is_nan());
         assert!(is_unknown());
         assert!(series.record(-3.0));
-        assert_eq!(series.read(), Recorded::Number(-3.0));
+        assert_eq!(series.read(), SeriesReading::Number(-3.0));
         series.lose();
         assert!(is_unknown());
     }
@@ -237,6 +237,6 @@ mod tests {
             assert!(series.record(value));
         }
         assert!(!series.record(f64::NAN) && !series.record(f64::INFINITY));
-        assert_eq!(series.read(), Recorded::Histogram { buckets: vec![2, 2, 1], sum: 13.5 });
+        assert_eq!(series.read(), SeriesReading::Histogram { buckets: vec![2, 2, 1], sum: 13.5 });
     }
 }
