@@ -19,13 +19,13 @@ pub struct MetricFamily {
 #[derive(Debug)]
 pub struct Series {
     labels: Box<str>,
-    value: Value,
+    value: SeriesValue,
     pub(super) handle: Handle,
 }
 
 /// A value. Only the plugin's thread writes it; any thread may read it.
 #[derive(Debug)]
-enum Value {
+enum SeriesValue {
     Counter(AtomicU64),
     Gauge(AtomicU64),
     Histogram {
@@ -122,9 +122,9 @@ impl MetricFamily {
 impl Series {
     fn new(descriptor: &Arc<Descriptor>, labels: Box<str>) -> Self {
         let value = match descriptor.kind {
-            MetricKind::Counter => Value::Counter(AtomicU64::new(0.0_f64.to_bits())),
-            MetricKind::Gauge => Value::Gauge(AtomicU64::new(f64::NAN.to_bits())),
-            MetricKind::Histogram => Value::Histogram {
+            MetricKind::Counter => SeriesValue::Counter(AtomicU64::new(0.0_f64.to_bits())),
+            MetricKind::Gauge => SeriesValue::Gauge(AtomicU64::new(f64::NAN.to_bits())),
+            MetricKind::Histogram => SeriesValue::Histogram {
                 bounds: descriptor.clone(),
                 buckets: (0..=descriptor.buckets.len()).map(|_| AtomicU64::new(0)).collect(),
                 sum: AtomicU64::new(0.0_f64.to_bits()),
@@ -140,8 +140,8 @@ impl Series {
 
     pub fn read(&self) -> SeriesReading {
         match &self.value {
-            Value::Counter(bits) | Value::Gauge(bits) => SeriesReading::Number(f64::from_bits(bits.load(Relaxed))),
-            Value::Histogram { buckets, sum, .. } => SeriesReading::Histogram {
+            SeriesValue::Counter(bits) | SeriesValue::Gauge(bits) => SeriesReading::Number(f64::from_bits(bits.load(Relaxed))),
+            SeriesValue::Histogram { buckets, sum, .. } => SeriesReading::Histogram {
                 buckets: buckets.iter().map(|bucket| bucket.load(Relaxed)).collect(),
                 sum: f64::from_bits(sum.load(Relaxed)),
             },
@@ -160,12 +160,12 @@ impl Series {
             sum.is_finite()
         };
         match &self.value {
-            Value::Counter(total) => value >= 0.0 && add(total),
-            Value::Gauge(bits) => {
+            SeriesValue::Counter(total) => value >= 0.0 && add(total),
+            SeriesValue::Gauge(bits) => {
                 bits.store(value.to_bits(), Relaxed);
                 true
             }
-            Value::Histogram { bounds, buckets, sum } => {
+            SeriesValue::Histogram { bounds, buckets, sum } => {
                 if value.is_nan() || !add(sum) {
                     return false;
                 }
@@ -180,7 +180,7 @@ impl Series {
 
     /// Makes a gauge unknown; other kinds keep their values.
     pub(super) fn lose(&self) {
-        if let Value::Gauge(bits) = &self.value {
+        if let SeriesValue::Gauge(bits) = &self.value {
             bits.store(f64::NAN.to_bits(), Relaxed);
         }
     }
