@@ -33,15 +33,15 @@ const MOST_FAMILIES: usize = 1000;
 
 /// The metrics of one worker, recorded by all instances of its plugin. They end with the worker.
 #[derive(Debug, Clone)]
-pub struct PluginMetrics(Arc<Inner>);
+pub struct PluginMetrics(Arc<PluginMetricsInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct PluginMetricsInner {
     plugin: Arc<str>,
     names: MetricNames,
     /// Most series.
     most: usize,
-    table: Mutex<Table>,
+    table: Mutex<FamilyTable>,
     instances: AtomicU32,
     overflowed: AtomicU64,
     wrong_handles: AtomicU64,
@@ -49,7 +49,7 @@ struct Inner {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct FamilyTable {
     /// Families by name. A counter and another metric whose names differ only by `_total` have the same name here.
     families: BTreeMap<String, Arc<MetricFamily>>,
     series: usize,
@@ -79,7 +79,7 @@ impl Default for PluginMetrics {
 impl PluginMetrics {
     /// Returns an empty set of metrics. `names` are the names of all the host's plugins, `most` is the limit of series.
     pub fn new(plugin: impl Into<Arc<str>>, names: MetricNames, most: usize) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(PluginMetricsInner {
             plugin: plugin.into(),
             names,
             most,
@@ -181,7 +181,7 @@ impl PluginMetrics {
         Some(family)
     }
 
-    fn reserve(&self, table: &mut Table, series: usize, bytes: usize) -> Result<(), NotRegistered> {
+    fn reserve(&self, table: &mut FamilyTable, series: usize, bytes: usize) -> Result<(), NotRegistered> {
         if table.series + series > self.0.most || table.bytes + bytes > self.0.most.saturating_mul(BYTES_PER_SERIES) {
             return Err(self.overflow(self.0.most));
         }
@@ -195,7 +195,7 @@ impl PluginMetrics {
         NotRegistered::TooMany(most)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, FamilyTable> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
