@@ -1,7 +1,7 @@
 //! The rows of the host, of its interfaces and of its disks.
 
 use crate::config::Settings;
-use crate::disks::{self, Block};
+use crate::disks::{self, BlockDevice};
 use crate::mounts::{self, Mount};
 use crate::names::sanitised;
 use crate::net::{self, Link};
@@ -26,7 +26,7 @@ const MOST_DEVICES: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Devices {
     links: Known<Link>,
-    blocks: Known<Block>,
+    blocks: Known<BlockDevice>,
 }
 
 /// Reads the host. If a file cannot be read, its fields have no value. If no file can be read, the result is a failure,
