@@ -1,7 +1,7 @@
 //! Files that several rows of one tick use.
 
 use crate::clock::Moment;
-use crate::cpu::Stat;
+use crate::cpu::SystemStat;
 use crate::memory::Memory;
 use crate::{cgroup, clock, cpu, memory};
 use dropsonde_guest::files::{self, FileError};
@@ -17,7 +17,7 @@ const LARGEST_FILE: usize = 16 << 20;
 pub(crate) struct TickFiles {
     tick: Option<Tick>,
     texts: BTreeMap<&'static str, Result<String, Failure>>,
-    stat: Option<Option<Stat>>,
+    stat: Option<Option<SystemStat>>,
     memory: Option<Memory>,
 }
 
@@ -57,7 +57,7 @@ impl TickFiles {
     }
 
     /// Returns the content of /proc/stat, if it can be read.
-    pub(crate) fn stat(&mut self) -> Option<Stat> {
+    pub(crate) fn stat(&mut self) -> Option<SystemStat> {
         if self.stat.is_none() {
             self.stat = Some(self.text(cpu::STAT).ok().map(cpu::parse));
         }
