@@ -19,13 +19,13 @@ const FIRST_COLUMNS: usize = 4;
 const ALL: u32 = u32::MAX;
 
 /// A CPU and one of its columns.
-type Column = (u32, u8);
+type CpuColumn = (u32, u8);
 
 /// The content of /proc/stat.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SystemStat {
     /// Busy ticks by column.
-    busy: Vec<(Column, u64)>,
+    busy: Vec<(CpuColumn, u64)>,
     /// The number of online CPUs; 1 if the file does not say.
     pub(crate) cpus: usize,
     /// The boot time, in seconds since 1970.
@@ -39,11 +39,11 @@ pub(crate) struct SystemStat {
 /// used for that interval afterwards.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CpuTime {
-    ticks: SumOfCounters<Column>,
+    ticks: SumOfCounters<CpuColumn>,
     pace: Option<Pace>,
     at: Moment,
     #[serde(skip)]
-    jumps: BTreeMap<Column, Jump>,
+    jumps: BTreeMap<CpuColumn, Jump>,
 }
 
 /// A column that grew by more than time allows.
@@ -80,7 +80,7 @@ fn columns_of(line: &str) -> Option<Vec<u64>> {
     (columns.len() >= FIRST_COLUMNS).then_some(columns)
 }
 
-fn busy(cpu: u32, columns: &[u64]) -> impl Iterator<Item = (Column, u64)> {
+fn busy(cpu: u32, columns: &[u64]) -> impl Iterator<Item = (CpuColumn, u64)> {
     BUSY.into_iter().filter_map(move |column| Some(((cpu, column), *columns.get(usize::from(column))?)))
 }
 
@@ -134,7 +134,7 @@ impl CpuTime {
 
     /// Begins with the CPU time since boot, without columns that cannot be true.
     fn first(&mut self, stat: &SystemStat, now: Moment) -> f64 {
-        let is_possible = |column: &Column, ticks: u64| {
+        let is_possible = |column: &CpuColumn, ticks: u64| {
             now.uptime.is_none_or(|uptime| ticks as f64 <= possible(stat, column.0, uptime))
         };
         let believed = stat.busy.iter().copied().filter(|(column, ticks)| is_possible(column, *ticks));
