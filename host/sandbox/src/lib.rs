@@ -54,7 +54,7 @@ mod worker;
 pub use cache::CacheFolder;
 pub use capability::inputs::{Inputs, Recorder, Recording};
 pub use capability::metrics::{
-    BadDescriptor, Claim, Conflict, DEFAULT_BUCKETS, Descriptor, MetricFamily, MetricHandles, MetricKind, MetricNames,
+    BadDescriptor, MetricClaim, MetricConflict, DEFAULT_BUCKETS, Descriptor, MetricFamily, MetricHandles, MetricKind, MetricNames,
     NotRegistered, PluginMetrics, SeriesReading, Series, family,
 };
 pub use capability::state::{SavedState, Trial};

@@ -12,7 +12,7 @@ mod series;
 
 pub use descriptor::{BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricKind, family};
 pub use handles::MetricHandles;
-pub use names::{Claim, Conflict, MetricNames};
+pub use names::{MetricClaim, MetricConflict, MetricNames};
 pub use series::{MetricFamily, SeriesReading, Series};
 
 use std::collections::BTreeMap;
@@ -127,7 +127,7 @@ impl PluginMetrics {
         let descriptor = descriptor.checked().map_err(|why| NotRegistered::InvalidName(why.to_string()))?;
         let mut table = self.lock();
         if let Some(family) = table.families.get(descriptor.family()) {
-            let same = Conflict::check("this plugin", family.descriptor(), &descriptor);
+            let same = MetricConflict::check("this plugin", family.descriptor(), &descriptor);
             return same.map(|()| family.clone()).map_err(|why| NotRegistered::Conflict(why.to_string()));
         }
         if table.families.len() >= MOST_FAMILIES {

@@ -1,5 +1,5 @@
 use super::descriptor::{Descriptor, MetricKind};
-use super::names::Claim;
+use super::names::MetricClaim;
 use dropsonde_model::text::is_harmful;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// One metric of a plugin with all its series.
 #[derive(Debug)]
 pub struct MetricFamily {
-    claim: Claim,
+    claim: MetricClaim,
     by_labels: Mutex<HashMap<Box<str>, Arc<Series>>>,
     /// The family's handle in one instance of the plugin.
     pub(super) handle: Handle,
@@ -66,7 +66,7 @@ impl Handle {
 // === impl MetricFamily ===
 
 impl MetricFamily {
-    pub(super) fn new(claim: Claim) -> Self {
+    pub(super) fn new(claim: MetricClaim) -> Self {
         Self { claim, by_labels: Mutex::default(), handle: Handle::default() }
     }
 
