@@ -9,8 +9,8 @@
 //! * `routes`: all operations, and the right that each needs; `openapi`: their description.
 //! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the
 //!   caller and its rights; `login`: browser sessions.
-//! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`,
-//!   `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `points_json`,
+//! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`, `reload`,
+//!   `health`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `points_json`,
 //!   `by_instance`: answers with many points, or with many instances.
 //! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of
 //!   instances; `range_query`: the parameters of a range query; `fields`: the field names of a query; `etag`:
@@ -31,14 +31,14 @@ mod connection;
 mod content_negotiation;
 mod error;
 mod etag;
-mod events;
 mod exchanges;
 mod fields;
 pub mod handbook;
 mod health;
+mod host_history;
 mod host_names;
+mod instance_events;
 mod instances;
-mod lifecycle;
 mod listener;
 mod login;
 mod middleware;
@@ -57,8 +57,8 @@ mod routes;
 mod select;
 mod server;
 mod snapshot;
+mod source_events;
 mod stream;
-mod telemetry;
 mod tls;
 pub mod tokens;
 mod trace_context;
