@@ -5,7 +5,7 @@
 //! * `server`: accepts connections (`listener`, `tls`), agrees on a protocol, and shuts down gracefully; `refuse`:
 //!   refuses connections over a limit.
 //! * `connection`: one connection, until a stream takes its socket over; `write_timeout`: a socket with a write timeout;
-//!   `exchanges`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
+//!   `http2_requests`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
 //! * `routes`: all operations, and the right that each needs; `openapi`: their description.
 //! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the
 //!   caller and its rights; `login`: browser sessions.
@@ -31,12 +31,12 @@ mod connection;
 mod content_negotiation;
 mod error;
 mod etag;
-mod exchanges;
 mod fields;
 pub mod handbook;
 mod health;
 mod host_history;
 mod host_names;
+mod http2_requests;
 mod instance_events;
 mod instances;
 mod listener;

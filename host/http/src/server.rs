@@ -1,5 +1,5 @@
 use super::connection::{ConnectionService, DrainSignals, EndSignals, http1, service_without_hand_over};
-use super::exchanges::{ConnectionActivity, ExchangeTracker};
+use super::http2_requests::{ConnectionActivity, ExchangeTracker};
 use super::host_names::HostNames;
 use super::listener::{AcceptedSocket, Listener};
 use super::peer::{Peer, PeerAddress};
