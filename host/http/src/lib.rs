@@ -12,7 +12,7 @@
 //! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`, `reload`,
 //!   `health`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `points_json`,
 //!   `by_instance`: answers with many points, or with many instances.
-//! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of
+//! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `instance_selection`: the selection of
 //!   instances; `range_query`: the parameters of a range query; `fields`: the field names of a query; `etag`:
 //!   conditional answers.
 //! * `blocking`: slow work outside the server's threads, and its limit; `answer_memory`: memory for unfinished answers.
@@ -38,6 +38,7 @@ mod host_history;
 mod host_names;
 mod http2_requests;
 mod instance_events;
+mod instance_selection;
 mod instances;
 mod listener;
 mod login;
@@ -54,7 +55,6 @@ mod refuse;
 pub mod reload;
 mod rights;
 mod routes;
-mod select;
 mod server;
 mod snapshot;
 mod source_events;
