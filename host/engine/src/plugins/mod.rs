@@ -7,7 +7,7 @@
 //! * `run`, `poll`: start and poll the current version. `batches`, `backoff`, `quarantine`: handle calls that end badly.
 //! * `native`: polls native samplers and sources in the same way.
 //! * `updater`, `mailbox`, `prepare`, `last_good`: prepare a newer version beside the running one. It takes over between
-//!   two ticks, through `slot`. `refused_version`: why a version is refused.
+//!   two ticks, through `handover_slot`. `refused_version`: why a version is refused.
 //! * `failure_log`: decides which failures of a plugin are logged.
 //! * `trial`: tries a plugin with another configuration beside the running version.
 //! * `status`, `page`: the state of a plugin, and the page that shows it.
@@ -19,6 +19,7 @@ mod debounce;
 mod failure_log;
 mod fields;
 mod find;
+mod handover_slot;
 mod last_good;
 mod mailbox;
 mod native;
@@ -28,7 +29,6 @@ mod prepare;
 mod quarantine;
 mod refused_version;
 mod run;
-mod slot;
 mod state_file;
 mod status;
 mod supervisor;

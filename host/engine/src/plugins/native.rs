@@ -4,7 +4,7 @@ use super::failure_log::FailureKind;
 use super::poll::{PluginCalls, PollEnd, PollState, Poller, ResourceUse};
 use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
 use super::run::StateKeeper;
-use super::slot::Slot;
+use super::handover_slot::Slot;
 use super::{BadFields, ComponentOrigin, Fields, PluginState, PluginStatus};
 use crate::Engine;
 use crate::clock::Schedule;

@@ -2,7 +2,7 @@
 
 use super::backoff::QuarantinePauses;
 use super::run::{StateKeeper, retry_at_ms};
-use super::slot::Slot;
+use super::handover_slot::Slot;
 use super::status::{BY_OPERATOR, OperatorOrder};
 use super::updater::CandidateVersion;
 use super::{PluginState, PluginStatus};

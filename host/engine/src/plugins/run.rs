@@ -8,7 +8,7 @@ use super::last_good::LastGood;
 use super::poll::{PollEnd, PollState, Poller};
 use super::prepare::{LoadedPlugin, StartedPlugin, off_thread, start};
 use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
-use super::slot::Slot;
+use super::handover_slot::Slot;
 use super::state_file::StateFile;
 use super::status::{BY_OPERATOR, OperatorOrder, SharedStatus};
 use super::task_end::TaskEnd;

@@ -10,7 +10,7 @@ use super::batches::Batches;
 use super::failure_log::FailureKind;
 use super::last_good::LastGood;
 use super::run::{StateKeeper, count, retry_at_ms};
-use super::slot::Slot;
+use super::handover_slot::Slot;
 use super::status::{OperatorOrder, SharedStatus};
 use super::updater::CandidateVersion;
 use super::{Fields, PluginState, plain};
