@@ -10,7 +10,7 @@
 //!   two ticks, through `handover_slot`. `refused_version`: why a version is refused.
 //! * `failure_log`: decides which failures of a plugin are logged.
 //! * `trial`: tries a plugin with another configuration beside the running version.
-//! * `status`, `page`: the state of a plugin, and the page that shows it.
+//! * `status`, `plugin_json`: the state of a plugin, and the JSON that shows it.
 //! * `fields`: turns fields into columns and metrics. `state_file`: stores what a plugin saves.
 
 mod backoff;
@@ -23,7 +23,7 @@ mod handover_slot;
 mod last_good;
 mod mailbox;
 mod native;
-mod page;
+mod plugin_json;
 mod poll;
 mod prepare;
 mod quarantine;
@@ -40,7 +40,7 @@ mod watcher;
 pub use fields::{BadFields, FieldMetric, Fields};
 pub use find::{BundledPlugin, Component, ComponentOrigin, FindError, in_folder};
 pub use native::BadNative;
-pub use page::PluginPage;
+pub use plugin_json::PluginPage;
 pub use refused_version::RefusedVersion;
 pub use status::{OperatorOrder, PluginInfo, PluginState, PluginStatus, RefusedSection, SetAsideInstance};
 pub use supervisor::{PluginRequest, RequestError, RequestKind};
@@ -48,7 +48,7 @@ pub use supervisor::{PluginRequest, RequestError, RequestKind};
 pub(crate) use failure_log::{FailureKind, FailureLog};
 pub use find::LARGEST;
 pub(crate) use native::start as start_natives;
-pub use page::describe_need;
+pub use plugin_json::describe_need;
 pub use prepare::digest;
 pub use fields::plain;
 pub use status::BY_OPERATOR;
