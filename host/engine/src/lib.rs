@@ -12,8 +12,8 @@
 //!   noticed.
 //! * [`plugins`]: finds, loads, grants, polls and replaces plugins. [`native`]: samplers and sources of the embedding
 //!   program.
-//! * [`tracked`]: the tracked instances and the samplers that poll them. `conflicts`: plugins that report instances or
-//!   fields of other owners.
+//! * [`tracked`]: the tracked instances and the samplers that poll them. `conflict_reports`: plugins that report
+//!   instances or fields of other owners.
 //! * `recorder`: records the instances and readings that a sampler reports.
 //! * [`history`]: durable history. [`hub`]: live fan-out. [`json`]: samples as JSON.
 //! * [`service`]: the interface by which a program tracks instances and reads their samples. [`workload`]: several
@@ -31,7 +31,7 @@
 pub mod address_space;
 pub mod audit;
 pub mod clock;
-mod conflicts;
+mod conflict_reports;
 pub mod descriptors;
 mod engine;
 pub mod events;

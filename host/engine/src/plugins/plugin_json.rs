@@ -1,6 +1,6 @@
 use super::{ComponentOrigin, PluginInfo, PluginState, PluginStatus, SetAsideInstance};
 use crate::Engine;
-use crate::conflicts::{self, ConflictPage};
+use crate::conflict_reports::{self, ConflictPage};
 use crate::json;
 use crate::shares::{self, PoolShare};
 use dropsonde_sandbox::{Grants, Need, PluginMetrics, SeriesReading, Trap};
@@ -254,7 +254,7 @@ impl PluginPage {
     pub fn of(engine: &Engine, status: &PluginStatus) -> Self {
         let metrics = status.metrics().as_ref().map(MetricsPage::of);
         let workers = usize::from(status.worker().is_some_and(|worker| worker.is_live()));
-        let conflicts = conflicts::of_plugin(engine, status);
+        let conflicts = conflict_reports::of_plugin(engine, status);
         let shares = shares::of_owner(engine, &status.name);
         let interval_seconds = status.interval().as_secs_f64();
         status.look(|known| Self {
