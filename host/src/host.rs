@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use dropsonde_engine::plugins::{Component, TrialFailed, TrialOutcome, try_components};
 use dropsonde_engine::service::{Service, Subscription};
 use dropsonde_engine::tracked::Lifecycle;
-use dropsonde_engine::unwritable::{is_denied, is_unwritable};
+use dropsonde_engine::disk_errors::{is_denied, is_unwritable};
 use dropsonde_engine::{Engine, EngineParts, RunningEngine};
 use dropsonde_http::writers::{ReaderTimeouts, Writers};
 use dropsonde_http::{App, Listener, Server, Tls};

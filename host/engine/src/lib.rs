@@ -26,13 +26,14 @@
 //!   of changes.
 //! * [`quota`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
 //!   [`descriptors`], [`address_space`]: the limits of this process.
-//! * [`unwritable`]: errors of places that cannot be written.
+//! * [`disk_errors`]: errors of places that cannot be written.
 
 pub mod address_space;
 pub mod audit;
 pub mod clock;
 mod conflict_reports;
 pub mod descriptors;
+pub mod disk_errors;
 mod engine;
 pub mod events;
 pub mod exposition;
@@ -54,7 +55,6 @@ pub mod shares;
 pub mod snapshot;
 pub mod timeline;
 pub mod tracked;
-pub mod unwritable;
 pub mod workload;
 
 pub use engine::Engine;

@@ -12,7 +12,7 @@ use crate::plugins::{Plugins, Supervisor, start_natives};
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tracked::TrackedInstances;
-use crate::unwritable::{is_denied, is_unwritable};
+use crate::disk_errors::{is_denied, is_unwritable};
 use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;

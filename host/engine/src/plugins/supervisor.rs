@@ -15,7 +15,7 @@ use crate::Engine;
 use crate::audit::{Actor, AuditEntry, AuditedAction, PluginAction, PluginChange};
 use crate::options::{Options, UnknownName};
 use crate::tracked::PluginName;
-use crate::unwritable::is_denied;
+use crate::disk_errors::is_denied;
 use dropsonde_model::names::PLUGIN_RULE;
 use dropsonde_sandbox::Sandbox;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
