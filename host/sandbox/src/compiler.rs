@@ -10,7 +10,7 @@ use crate::engine;
 use crate::error::is_out_of_memory;
 use crate::queue::{End, Turn};
 use crate::refusal::Refused;
-use crate::weight;
+use crate::instance_memory;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getrlimit, kill_process, set_parent_process_death_signal, setpriority_pgrp,
     setpriority_process, setrlimit,
@@ -197,7 +197,7 @@ fn limit_self() -> io::Result<()> {
 fn compile_stdio() -> Result<(), String> {
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
-    weight::check(&component)?;
+    instance_memory::check(&component)?;
     let engine = Engine::new(&engine::configuration()).map_err(|error| format!("{error:#}"))?;
     let compiled = engine.precompile_component(&component).map_err(|error| format!("{error:#}"))?;
     io::stdout().write_all(&compiled).map_err(|error| error.to_string())

@@ -5,7 +5,7 @@ use crate::plugin::{Plugin, LoadedComponents};
 use crate::queue::{Queue, Turn};
 use crate::refusal::Refused;
 use crate::ticker::Ticker;
-use crate::{Limits, contract, weight};
+use crate::{Limits, contract, instance_memory};
 use bytes::Bytes;
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ impl Sandbox {
                     .map_or(Ok(None), |apart| apart.cache.compiled(&self.engine, digest, || Ok(None)));
             };
             let Some(Apart { compiler, cache }) = &self.apart else {
-                weight::check(component).map_err(Refused::Invalid)?;
+                instance_memory::check(component).map_err(Refused::Invalid)?;
                 let compiled = Component::new(&self.engine, component);
                 return compiled.map(Some).map_err(|error| Refused::Invalid(format!("{error:#}")));
             };

@@ -21,7 +21,8 @@
 //!
 //! * `vocabulary`: the types that plugins and host exchange, independent of contract versions.
 //! * `contract`: one module per version of the WIT package; each translates into `vocabulary`.
-//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `queue`, `weight`): the compiler and runtime shared by all plugins.
+//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `queue`, `instance_memory`): the compiler and
+//!   runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
 //! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, with its live instance.
 //! * `meter`, `limits`: the CPU budget and the other limits.
@@ -39,6 +40,7 @@ mod engine;
 mod error;
 mod grants;
 mod instance;
+mod instance_memory;
 mod limits;
 mod meter;
 mod plugin;
@@ -48,7 +50,6 @@ pub mod replace;
 mod thread;
 mod ticker;
 mod vocabulary;
-mod weight;
 mod worker;
 
 pub use cache::CacheFolder;
