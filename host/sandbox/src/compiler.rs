@@ -4,11 +4,11 @@
 //! The component goes to the child's standard input, and the compiled one comes from its standard output. If the
 //! component is invalid, the child writes one line to standard error and exits with code 1; if it did not get enough
 //! memory, with code 3. The child ends when its parent does, also if the parent is killed, and when its time is over.
-//! `queue` decides which compile runs next.
+//! `compile_queue` decides which compile runs next.
 
 use crate::engine;
 use crate::error::is_out_of_memory;
-use crate::queue::{End, Turn};
+use crate::compile_queue::{End, Turn};
 use crate::refusal::Refused;
 use crate::instance_memory;
 use rustix::process::{

@@ -2,7 +2,7 @@ use crate::cache::{Cache, CacheFolder};
 use crate::compiler::{Compiler, Outcome};
 use crate::instance::Guest;
 use crate::plugin::{Plugin, LoadedComponents};
-use crate::queue::{Queue, Turn};
+use crate::compile_queue::{Queue, Turn};
 use crate::refusal::Refused;
 use crate::ticker::Ticker;
 use crate::{Limits, contract, instance_memory};

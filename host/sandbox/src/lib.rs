@@ -21,7 +21,7 @@
 //!
 //! * `vocabulary`: the types that plugins and host exchange, independent of contract versions.
 //! * `contract`: one module per version of the WIT package; each translates into `vocabulary`.
-//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `queue`, `instance_memory`): the compiler and
+//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler and
 //!   runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
 //! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, with its live instance.
@@ -34,6 +34,7 @@
 
 mod cache;
 mod capability;
+mod compile_queue;
 mod compiler;
 mod contract;
 mod engine;
@@ -44,7 +45,6 @@ mod instance_memory;
 mod limits;
 mod meter;
 mod plugin;
-mod queue;
 mod refusal;
 pub mod replace;
 mod thread;
