@@ -1,4 +1,4 @@
-use crate::cache::{Cache, CacheFolder};
+use crate::compile_cache::{Cache, CacheFolder};
 use crate::compiler::{Compiler, Outcome};
 use crate::instance::Guest;
 use crate::plugin::{Plugin, LoadedComponents};

@@ -21,7 +21,7 @@
 //!
 //! * `vocabulary`: the types that plugins and host exchange, independent of contract versions.
 //! * `contract`: one module per version of the WIT package; each translates into `vocabulary`.
-//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler and
+//! * [`Sandbox`] (`engine`, `ticker`, `compile_cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler and
 //!   runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
 //! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, with its live instance.
@@ -32,8 +32,8 @@
 //! * [`replace`]: replaces a file atomically. It is in this crate because the compile cache needs it, and all other
 //!   users depend on this crate.
 
-mod cache;
 mod capability;
+mod compile_cache;
 mod compile_queue;
 mod compiler;
 mod contract;
@@ -52,13 +52,13 @@ mod ticker;
 mod vocabulary;
 mod worker;
 
-pub use cache::CacheFolder;
 pub use capability::inputs::{Inputs, Recorder, Recording};
 pub use capability::metrics::{
     BadDescriptor, MetricClaim, MetricConflict, DEFAULT_BUCKETS, Descriptor, MetricFamily, MetricHandles, MetricKind, MetricNames,
     NotRegistered, PluginMetrics, SeriesReading, Series, family,
 };
 pub use capability::state::{SavedState, Trial};
+pub use compile_cache::CacheFolder;
 pub use compiler::{COMPILING, compile_as_child};
 pub use dropsonde_model::Aggregation;
 pub use engine::{Compile, Sandbox, SandboxError};
