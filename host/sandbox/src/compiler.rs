@@ -6,7 +6,7 @@
 //! memory, with code 3. The child ends when its parent does, also if the parent is killed, and when its time is over.
 //! `compile_queue` decides which compile runs next.
 
-use crate::engine;
+use crate::sandbox;
 use crate::error::is_out_of_memory;
 use crate::compile_queue::{End, Turn};
 use crate::refusal::Refused;
@@ -198,7 +198,7 @@ fn compile_stdio() -> Result<(), String> {
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
     instance_memory::check(&component)?;
-    let engine = Engine::new(&engine::configuration()).map_err(|error| format!("{error:#}"))?;
+    let engine = Engine::new(&sandbox::configuration()).map_err(|error| format!("{error:#}"))?;
     let compiled = engine.precompile_component(&component).map_err(|error| format!("{error:#}"))?;
     io::stdout().write_all(&compiled).map_err(|error| error.to_string())
 }

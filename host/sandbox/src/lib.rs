@@ -21,7 +21,7 @@
 //!
 //! * `vocabulary`: the types that plugins and host exchange, independent of contract versions.
 //! * `contract`: one module per version of the WIT package; each translates into `vocabulary`.
-//! * [`Sandbox`] (`engine`, `ticker`, `compile_cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler and
+//! * [`Sandbox`] (`sandbox`, `ticker`, `compile_cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler and
 //!   runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
 //! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, with its live instance.
@@ -37,7 +37,6 @@ mod compile_cache;
 mod compile_queue;
 mod compiler;
 mod contract;
-mod engine;
 mod error;
 mod grants;
 mod instance;
@@ -47,6 +46,7 @@ mod meter;
 mod plugin;
 mod refusal;
 pub mod replace;
+mod sandbox;
 mod thread;
 mod ticker;
 mod vocabulary;
@@ -61,12 +61,12 @@ pub use capability::state::{SavedState, Trial};
 pub use compile_cache::CacheFolder;
 pub use compiler::{COMPILING, compile_as_child};
 pub use dropsonde_model::Aggregation;
-pub use engine::{Compile, Sandbox, SandboxError};
 pub use error::{CallError, Trap};
 pub use grants::{BadGrant, Grants};
 pub use limits::Limits;
 pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
+pub use sandbox::{Compile, Sandbox, SandboxError};
 pub use thread::{Timed, Took, WorkerStats};
 pub use vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
 pub use vocabulary::{Description, Event, Failure, Field, Instance, Kind, Need, Readings, Tick};

@@ -1,5 +1,5 @@
 use crate::contract;
-use crate::engine::{AROUND_MEMORY, GUEST_STACK};
+use crate::sandbox::{AROUND_MEMORY, GUEST_STACK};
 use crate::instance::Guest;
 use crate::refusal::{self, Refused};
 use crate::thread::{BLOCKING_THREADS, STACK};
