@@ -24,7 +24,7 @@
 //! * [`Sandbox`] (`sandbox`, `ticker`, `compile_cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler and
 //!   runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
-//! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, with its live instance.
+//! * [`Worker`] (`worker`, `worker_thread`, `instance`): a plugin's own thread, with its live instance.
 //! * `meter`, `limits`: the CPU budget and the other limits.
 //! * [`Grants`] (`grants`): the capabilities that the operator grants. `capability`: one module per capability, with
 //!   its grant, its limits and its tests.
@@ -47,10 +47,10 @@ mod plugin;
 mod refusal;
 pub mod replace;
 mod sandbox;
-mod thread;
 mod ticker;
 mod vocabulary;
 mod worker;
+mod worker_thread;
 
 pub use capability::inputs::{Inputs, Recorder, Recording};
 pub use capability::metrics::{
@@ -67,7 +67,7 @@ pub use limits::Limits;
 pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
 pub use sandbox::{Compile, Sandbox, SandboxError};
-pub use thread::{Timed, Took, WorkerStats};
 pub use vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
 pub use vocabulary::{Description, Event, Failure, Field, Instance, Kind, Need, Readings, Tick};
 pub use worker::{Introduction, Setup, Worker, introduce};
+pub use worker_thread::{Timed, Took, WorkerStats};
