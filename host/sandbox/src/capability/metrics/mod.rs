@@ -1,18 +1,18 @@
 //! `metrics`: a plugin's own Prometheus metrics.
 //!
-//! * `descriptor`: the definition of a metric, with the rules for names and labels. `names`: makes sure that a name
-//!   means the same for every plugin.
+//! * `descriptor`: the definition of a metric, with the rules for names and labels. `claims`: makes sure that a
+//!   name means the same for every plugin.
 //! * `series`: the recorded values.
 //! * `handles`: the numbers by which an instance of a plugin refers to its metrics.
 
+mod claims;
 mod descriptor;
 mod handles;
-mod names;
 mod series;
 
+pub use claims::{MetricClaim, MetricConflict, MetricNames};
 pub use descriptor::{BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricKind, family};
 pub use handles::MetricHandles;
-pub use names::{MetricClaim, MetricConflict, MetricNames};
 pub use series::{MetricFamily, SeriesReading, Series};
 
 use std::collections::BTreeMap;

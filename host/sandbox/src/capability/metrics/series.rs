@@ -1,5 +1,5 @@
 use super::descriptor::{Descriptor, MetricKind};
-use super::names::MetricClaim;
+use super::claims::MetricClaim;
 use dropsonde_model::text::is_harmful;
 use std::collections::HashMap;
 use std::fmt::Write as _;
