@@ -25,13 +25,14 @@
 //!   runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
 //! * [`Worker`] (`worker`, `worker_thread`, `instance`): a plugin's own thread, with its live instance.
-//! * `meter`, `limits`: the CPU budget and the other limits.
+//! * `budget`, `meter`, `limits`: the CPU budget and the other limits.
 //! * [`Grants`] (`grants`): the capabilities that the operator grants. `capability`: one module per capability, with
 //!   its grant, its limits and its tests.
 //! * [`CallError`] (`error`): the ways in which a call can fail.
 //! * [`replace`]: replaces a file atomically. It is in this crate because the compile cache needs it, and all other
 //!   users depend on this crate.
 
+mod budget;
 mod capability;
 mod compile_cache;
 mod compile_queue;
