@@ -9,9 +9,9 @@
 //! * `routes`: all operations, and the right that each needs; `openapi`: their description.
 //! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the
 //!   caller and its rights; `login`: browser sessions.
-//! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`, `reload`,
-//!   `health`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them;
-//!   `points_json`, `by_instance`: answers with many points, or with many instances.
+//! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`,
+//!   `reload`, `health`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads
+//!   them; `points_json`, `by_instance`: answers with many points, or with many instances.
 //! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `instance_selection`: the
 //!   selection of instances; `range_query`: the parameters of a range query; `fields`: the field names of a query;
 //!   `etag`: conditional answers.

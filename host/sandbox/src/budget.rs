@@ -26,7 +26,7 @@ impl Budget {
         Self { cpu, deadline, cpu_setting, deadline_setting }
     }
 
-    /// Makes a call. It is ended at the deadline, or by the meter once its CPU time is used up.
+    /// Makes a call, which ends at the deadline, or once its CPU time is used up.
     pub(crate) async fn spend<T>(
         self,
         meter: &Meter,

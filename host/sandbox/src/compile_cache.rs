@@ -182,10 +182,10 @@ fn adopt(engine: &Engine, compiled: &[u8]) -> Result<Component, Refused> {
 
 #[expect(unsafe_code, reason = "trusts a file to be compiled code: one of our own, checked")]
 fn map(engine: &Engine, code: &Path) -> Option<Component> {
-    // SAFETY: the file lies in a folder that only this user can write to. [`CachedComponent::put`] wrote it for an engine with
-    // the same compatibility hash (part of its name), and its checksum was compared just before. wasmtime checks its
-    // own header in addition. Only this user could still change the file, and this user could as well replace the
-    // binary.
+    // SAFETY: the file lies in a folder that only this user can write to. [`CachedComponent::put`] wrote it for an
+    // engine with the same compatibility hash (part of its name), and its checksum was compared just before. wasmtime
+    // checks its own header in addition. Only this user could still change the file, and this user could as well
+    // replace the binary.
     match unsafe { Component::deserialize_file(engine, code) } {
         Ok(component) => Some(component),
         Err(error) => {

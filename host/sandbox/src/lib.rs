@@ -21,8 +21,8 @@
 //!
 //! * `vocabulary`: the types that plugins and host exchange, independent of contract versions.
 //! * `contract`: one module per version of the WIT package; each translates into `vocabulary`.
-//! * [`Sandbox`] (`sandbox`, `ticker`, `compile_cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler and
-//!   runtime shared by all plugins.
+//! * [`Sandbox`] (`sandbox`, `ticker`, `compile_cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler
+//!   and runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
 //! * [`Worker`] (`worker`, `worker_thread`, `instance`): a plugin's own thread, with its live instance.
 //! * `budget`, `meter`, `limits`: the CPU budget and the other limits.
