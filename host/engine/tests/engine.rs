@@ -75,7 +75,11 @@ impl Sampler for Fake {
 /// Every ten seconds, in memory alone.
 fn options() -> Options {
     let store = StoreConfig { memory_only: true, ..StoreConfig::default() };
-    let poll = PollConfig { interval: "10s".parse().unwrap(), discover_interval: "30s".parse().unwrap(), ..PollConfig::default() };
+    let poll = PollConfig {
+        interval: "10s".parse().unwrap(),
+        discover_interval: "30s".parse().unwrap(),
+        ..PollConfig::default()
+    };
     Options { store, poll, ..Options::default() }
 }
 

@@ -1,10 +1,10 @@
 //! Server-sent events.
 
 use super::error::{ApiError, PathSegment};
+use super::instance_selection::{self, select};
 use super::instances::named;
 use super::range_query::QueryParameters;
 use super::rights::RequestCaller;
-use super::instance_selection::{self, select};
 use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;

@@ -6,11 +6,11 @@
 //! memory, with code 3. The child ends when its parent does, also if the parent is killed, and when its time is over.
 //! `compile_queue` decides which compile runs next.
 
-use crate::sandbox;
-use crate::error::is_out_of_memory;
 use crate::compile_queue::{End, Turn};
-use crate::refusal::Refused;
+use crate::error::is_out_of_memory;
 use crate::instance_memory;
+use crate::refusal::Refused;
+use crate::sandbox;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getrlimit, kill_process, set_parent_process_death_signal, setpriority_pgrp,
     setpriority_process, setrlimit,

@@ -55,8 +55,8 @@ mod worker_thread;
 
 pub use capability::inputs::{Inputs, Recorder, Recording};
 pub use capability::metrics::{
-    BadDescriptor, MetricClaim, MetricConflict, DEFAULT_BUCKETS, Descriptor, MetricFamily, MetricHandles, MetricKind, MetricNames,
-    NotRegistered, PluginMetrics, SeriesReading, Series, family,
+    BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricClaim, MetricConflict, MetricFamily, MetricHandles, MetricKind,
+    MetricNames, NotRegistered, PluginMetrics, Series, SeriesReading, family,
 };
 pub use capability::state::{SavedState, Trial};
 pub use compile_cache::CacheFolder;

@@ -1,7 +1,7 @@
 use crate::contract;
-use crate::sandbox::{AROUND_MEMORY, GUEST_STACK};
 use crate::instance::Guest;
 use crate::refusal::{self, Refused};
+use crate::sandbox::{AROUND_MEMORY, GUEST_STACK};
 use crate::worker_thread::{BLOCKING_THREADS, STACK};
 use crate::{Limits, Sandbox};
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 use crate::compile_cache::{Cache, CacheFolder};
+use crate::compile_queue::{Queue, Turn};
 use crate::compiler::{Compiler, Outcome};
 use crate::instance::Guest;
-use crate::plugin::{Plugin, LoadedComponents};
-use crate::compile_queue::{Queue, Turn};
+use crate::plugin::{LoadedComponents, Plugin};
 use crate::refusal::Refused;
 use crate::ticker::Ticker;
 use crate::{Limits, contract, instance_memory};

@@ -1,6 +1,8 @@
 //! The parts of a configuration that can change while the host runs.
 
-use super::{AuthConfig, Config, HttpConfig, MetricsConfig, PollConfig, SnapshotConfig, StoreConfig, StreamConfig, TlsConfig};
+use super::{
+    AuthConfig, Config, HttpConfig, MetricsConfig, PollConfig, SnapshotConfig, StoreConfig, StreamConfig, TlsConfig,
+};
 
 /// A new configuration, as far as it applies without a restart.
 #[derive(Debug)]

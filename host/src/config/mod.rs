@@ -9,7 +9,8 @@ mod tracing;
 
 pub use change::ConfigChange;
 pub use dropsonde_engine::options::{
-    GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, SnapshotConfig, StaticInstance, StoreConfig, StreamConfig,
+    GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, SnapshotConfig, StaticInstance, StoreConfig,
+    StreamConfig,
 };
 pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, TlsVersion};
 pub use dropsonde_model::{Size, Span};

@@ -290,7 +290,8 @@ mod tests {
     }
 
     fn watch(names: &[Option<&str>]) -> Vec<WatchPattern> {
-        let watch = |name: &Option<&str>| WatchPattern { name: name.map(str::to_owned), pattern: Regex::new("x").unwrap() };
+        let watch =
+            |name: &Option<&str>| WatchPattern { name: name.map(str::to_owned), pattern: Regex::new("x").unwrap() };
         names.iter().map(watch).collect()
     }
 

@@ -97,7 +97,11 @@ pub(crate) fn interfaces(
 }
 
 /// Returns the configured disks that exist.
-pub(crate) fn disks(settings: &Settings, shared: &mut TickFiles, devices: &mut Devices) -> Result<Vec<Instance>, Failure> {
+pub(crate) fn disks(
+    settings: &Settings,
+    shared: &mut TickFiles,
+    devices: &mut Devices,
+) -> Result<Vec<Instance>, Failure> {
     if settings.disks.is_empty() {
         return Ok(Vec::new());
     }

@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn a_boot_is_told_by_its_id_else_by_its_time() {
         let missing = || Err(Failure::unavailable("not found"));
-        let mut both = TickFiles::given([(crate::totals::BOOT_ID, Ok("4f3a-1\n")), (cpu::STAT, Ok("btime 1062191376\n"))]);
+        let mut both =
+            TickFiles::given([(crate::totals::BOOT_ID, Ok("4f3a-1\n")), (cpu::STAT, Ok("btime 1062191376\n"))]);
         assert_eq!(both.boot(), "4f3a-1");
         let mut time = TickFiles::given([(crate::totals::BOOT_ID, missing()), (cpu::STAT, Ok("btime 1062191376\n"))]);
         assert_eq!(time.boot(), "1062191376");

@@ -1,4 +1,4 @@
-use dropsonde_sandbox::{BadDescriptor, MetricClaim, MetricConflict, Descriptor, MetricKind, MetricNames, family};
+use dropsonde_sandbox::{BadDescriptor, Descriptor, MetricClaim, MetricConflict, MetricKind, MetricNames, family};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry};

@@ -46,11 +46,11 @@ pub use status::{OperatorOrder, PluginInfo, PluginState, PluginStatus, RefusedSe
 pub use supervisor::{PluginRequest, RequestError, RequestKind};
 
 pub(crate) use failure_log::{FailureKind, FailureLog};
+pub use fields::plain;
 pub use find::LARGEST;
 pub(crate) use native::start as start_natives;
 pub use plugin_json::describe_need;
 pub use prepare::digest;
-pub use fields::plain;
 pub use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
 pub use trial::{TrialFailed, TrialOutcome, try_components};

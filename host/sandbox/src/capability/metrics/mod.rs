@@ -13,7 +13,7 @@ mod series;
 pub use claims::{MetricClaim, MetricConflict, MetricNames};
 pub use descriptor::{BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricKind, family};
 pub use handles::MetricHandles;
-pub use series::{MetricFamily, SeriesReading, Series};
+pub use series::{MetricFamily, Series, SeriesReading};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

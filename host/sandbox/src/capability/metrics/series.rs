@@ -1,5 +1,5 @@
-use super::descriptor::{Descriptor, MetricKind};
 use super::claims::MetricClaim;
+use super::descriptor::{Descriptor, MetricKind};
 use dropsonde_model::text::is_harmful;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -140,7 +140,9 @@ impl Series {
 
     pub fn read(&self) -> SeriesReading {
         match &self.value {
-            SeriesValue::Counter(bits) | SeriesValue::Gauge(bits) => SeriesReading::Number(f64::from_bits(bits.load(Relaxed))),
+            SeriesValue::Counter(bits) | SeriesValue::Gauge(bits) => {
+                SeriesReading::Number(f64::from_bits(bits.load(Relaxed)))
+            }
             SeriesValue::Histogram { buckets, sum, .. } => SeriesReading::Histogram {
                 buckets: buckets.iter().map(|bucket| bucket.load(Relaxed)).collect(),
                 sum: f64::from_bits(sum.load(Relaxed)),
