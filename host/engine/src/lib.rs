@@ -12,8 +12,8 @@
 //!   noticed.
 //! * [`plugins`]: finds, loads, grants, polls and replaces plugins. [`native`]: samplers and sources of the embedding
 //!   program.
-//! * [`tracked`]: the tracked instances and the samplers that poll them. `conflicts`: plugins that report instances or
-//!   fields of other owners.
+//! * [`tracked`]: the tracked instances and the samplers that poll them. `conflict_reports`: plugins that report
+//!   instances or fields of other owners.
 //! * `recorder`: records the instances and readings that a sampler reports.
 //! * [`history`]: durable history. [`hub`]: live fan-out. [`json`]: samples as JSON.
 //! * [`service`]: the interface by which a program tracks instances and reads their samples. [`workload`]: several
@@ -26,13 +26,14 @@
 //!   of changes.
 //! * [`quota`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
 //!   [`descriptors`], [`address_space`]: the limits of this process.
-//! * [`unwritable`]: errors of places that cannot be written.
+//! * [`disk_errors`]: errors of places that cannot be written.
 
 pub mod address_space;
 pub mod audit;
 pub mod clock;
-mod conflicts;
+mod conflict_reports;
 pub mod descriptors;
+pub mod disk_errors;
 mod engine;
 pub mod events;
 pub mod exposition;
@@ -54,7 +55,6 @@ pub mod shares;
 pub mod snapshot;
 pub mod timeline;
 pub mod tracked;
-pub mod unwritable;
 pub mod workload;
 
 pub use engine::Engine;

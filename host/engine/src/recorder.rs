@@ -4,7 +4,7 @@
 
 use crate::Engine;
 use crate::clock::Stamp;
-use crate::conflicts::ColumnMasks;
+use crate::conflict_reports::ColumnMasks;
 use crate::plugins::Fields;
 use crate::tracked::{API, Discovery, PluginName, PolledInstance};
 use dropsonde_model::labels;

@@ -3,6 +3,7 @@
 use crate::address_space::AddressSpace;
 use crate::audit::Audit;
 use crate::clock::Clock;
+use crate::disk_errors::{is_denied, is_unwritable};
 use crate::health::TaskGuard;
 use crate::history::{FlushHooks, Flusher};
 use crate::hub::{self, Hub};
@@ -12,7 +13,6 @@ use crate::plugins::{Plugins, Supervisor, start_natives};
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tracked::TrackedInstances;
-use crate::unwritable::{is_denied, is_unwritable};
 use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;

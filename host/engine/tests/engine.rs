@@ -7,7 +7,7 @@ use dropsonde_engine::health::Health;
 use dropsonde_engine::hub::{EventContent, Selection, WatchItem};
 use dropsonde_engine::metrics::{HostMetrics, ServiceStatus};
 use dropsonde_engine::native::{ChannelStats, Failure, Field, Instance, Native, Sampler, Stats};
-use dropsonde_engine::options::{Options, PluginConfig, Poll, StaticInstance, StoreConfig};
+use dropsonde_engine::options::{Options, PluginConfig, PollConfig, StaticInstance, StoreConfig};
 use dropsonde_engine::plugins::{OperatorOrder, PluginState};
 use dropsonde_engine::quota::ClientId;
 use dropsonde_engine::service::Service;
@@ -75,7 +75,11 @@ impl Sampler for Fake {
 /// Every ten seconds, in memory alone.
 fn options() -> Options {
     let store = StoreConfig { memory_only: true, ..StoreConfig::default() };
-    let poll = Poll { interval: "10s".parse().unwrap(), discover_interval: "30s".parse().unwrap(), ..Poll::default() };
+    let poll = PollConfig {
+        interval: "10s".parse().unwrap(),
+        discover_interval: "30s".parse().unwrap(),
+        ..PollConfig::default()
+    };
     Options { store, poll, ..Options::default() }
 }
 
@@ -279,7 +283,7 @@ async fn a_suspended_instance_is_not_polled_until_it_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn tracking_beyond_max_instances_is_refused_with_the_configuration_key() {
-    let poll = Poll { max_instances: Some(2), ..options().poll };
+    let poll = PollConfig { max_instances: Some(2), ..options().poll };
     let running = start(Options { poll, ..options() }, vec![sampler(Fake::new("s", |_| Ok(vec![1.0])))]);
     let engine = running.engine();
     engine.track(wanted("a")).unwrap();

@@ -1,7 +1,7 @@
 //! One connection, until it ends or a stream takes its socket over.
 
 use super::error::ApiError;
-use super::exchanges::ExchangeTracker;
+use super::http2_requests::ExchangeTracker;
 use super::peer::Peer;
 use super::refuse::tell;
 use super::server::Server;

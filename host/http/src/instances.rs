@@ -1,8 +1,8 @@
 use super::body::{check_json, read};
 use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
 use super::error::{ApiError, PathSegment, json};
+use super::instance_selection::labels;
 use super::range_query::QueryParameters;
-use super::select::labels;
 use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;

@@ -5,16 +5,16 @@
 //! * `server`: accepts connections (`listener`, `tls`), agrees on a protocol, and shuts down gracefully; `refuse`:
 //!   refuses connections over a limit.
 //! * `connection`: one connection, until a stream takes its socket over; `write_timeout`: a socket with a write timeout;
-//!   `exchanges`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
+//!   `http2_requests`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
 //! * `routes`: all operations, and the right that each needs; `openapi`: their description.
 //! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the
 //!   caller and its rights; `login`: browser sessions.
-//! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`,
-//!   `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `points_json`,
-//!   `by_instance`: answers with many points, or with many instances.
-//! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of
-//!   instances; `range_query`: the parameters of a range query; `fields`: the field names of a query; `etag`:
-//!   conditional answers.
+//! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`,
+//!   `reload`, `health`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads
+//!   them; `points_json`, `by_instance`: answers with many points, or with many instances.
+//! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `instance_selection`: the
+//!   selection of instances; `range_query`: the parameters of a range query; `fields`: the field names of a query;
+//!   `etag`: conditional answers.
 //! * `blocking`: slow work outside the server's threads, and its limit; `answer_memory`: memory for unfinished answers.
 //! * `error`: error answers.
 //! * [`options`]: the configuration; [`tokens`]: tokens and sessions; [`reload`]: reloads of the configuration.
@@ -31,14 +31,15 @@ mod connection;
 mod content_negotiation;
 mod error;
 mod etag;
-mod events;
-mod exchanges;
 mod fields;
 pub mod handbook;
 mod health;
+mod host_history;
 mod host_names;
+mod http2_requests;
+mod instance_events;
+mod instance_selection;
 mod instances;
-mod lifecycle;
 mod listener;
 mod login;
 mod middleware;
@@ -54,11 +55,10 @@ mod refuse;
 pub mod reload;
 mod rights;
 mod routes;
-mod select;
 mod server;
 mod snapshot;
+mod source_events;
 mod stream;
-mod telemetry;
 mod tls;
 pub mod tokens;
 mod trace_context;

@@ -3,8 +3,8 @@ use super::host_names::HostNames;
 use super::middleware::{RequestChecks, pass};
 use super::rights::AccessRules;
 use super::stream::LAST_EVENT_ID;
-use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, reload, snapshot};
-use super::{stream, telemetry, usage};
+use super::{health, host_history, instance_events, instances, login, openapi, page, plugins, prometheus, reload};
+use super::{snapshot, source_events, stream, usage};
 use crate::App;
 use crate::ServerOptions;
 use axum::Router;
@@ -84,7 +84,7 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get("/v1/instances/{id}", READ, instances::one),
         put("/v1/instances/{id}", WRITE, instances::track),
         delete("/v1/instances/{id}", WRITE, instances::untrack),
-        post("/v1/events", WRITE, lifecycle::post),
+        post("/v1/events", WRITE, instance_events::post),
         get("/v1/instances/{id}/usage", READ, usage::latest),
         get("/v1/instances/{id}/usage/range", READ, usage::range).taking(RANGE),
         get("/v1/instances/{id}/usage/stream", READ, stream::usage),
@@ -93,13 +93,13 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get("/v1/stream", READ, stream::many).taking(INSTANCES),
         get("/v1/workloads/{workload}/usage/range", READ, usage::range_of_workload).taking(RANGE_OF_WORKLOAD),
         get("/v1/workloads/{workload}/usage/stream", READ, stream::workload),
-        get("/telemetry/hosts", READ, telemetry::hosts),
-        get("/telemetry/history", READ, telemetry::history).taking(&["host", "range"]),
+        get("/telemetry/hosts", READ, host_history::hosts),
+        get("/telemetry/history", READ, host_history::history).taking(&["host", "range"]),
         get("/v1/snapshot", READ, snapshot::latest).taking(SNAPSHOT),
         get(&options.snapshot_path, READ, snapshot::latest).taking(SNAPSHOT),
         get("/v1/snapshot/range", READ, snapshot::range).taking(RANGE),
         get("/v1/snapshot/stream", READ, snapshot::stream),
-        post("/v1/sources/{plugin}/events", WRITE, events::post),
+        post("/v1/sources/{plugin}/events", WRITE, source_events::post),
         post("/v1/reload", ADMIN, reload::post),
         get("/v1/plugins", READ, plugins::list),
         get("/v1/plugins/{name}", READ, plugins::one),

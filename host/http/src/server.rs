@@ -1,6 +1,6 @@
 use super::connection::{ConnectionService, DrainSignals, EndSignals, http1, service_without_hand_over};
-use super::exchanges::{ConnectionActivity, ExchangeTracker};
 use super::host_names::HostNames;
+use super::http2_requests::{ConnectionActivity, ExchangeTracker};
 use super::listener::{AcceptedSocket, Listener};
 use super::peer::{Peer, PeerAddress};
 use super::refuse::turn_away;

@@ -1,10 +1,10 @@
 //! Server-sent events.
 
 use super::error::{ApiError, PathSegment};
+use super::instance_selection::{self, select};
 use super::instances::named;
 use super::range_query::QueryParameters;
 use super::rights::RequestCaller;
-use super::select::{self, select};
 use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
@@ -68,7 +68,7 @@ pub(crate) async fn workload(
     PathSegment(name): PathSegment,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    begin(&app, select::workload(name)?, &caller, &headers)
+    begin(&app, instance_selection::workload(name)?, &caller, &headers)
 }
 
 /// Returns the head of a stream. The code that serves the connection adds the body: see [`PendingStream`].

@@ -7,11 +7,11 @@ use super::chunked::{JsonProducer, ORDINARY, PIECE, PreparedAnswer, make};
 use super::error::{ApiError, PathSegment, json_bytes};
 use super::etag::{CachePolicy, tag_of, tagged};
 use super::fields;
+use super::instance_selection::{self, select};
 use super::instances::named;
 use super::peer::Peer;
 use super::points_json::{PointsJson, columns};
 use super::range_query::{QueryParameters, RangeQuery};
-use super::select::{self, select};
 use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
@@ -123,7 +123,7 @@ pub(crate) async fn range_of_workload(
     PathSegment(name): PathSegment,
     RawQuery(text): RawQuery,
 ) -> Result<Response, ApiError> {
-    let selection = select::workload(name)?;
+    let selection = instance_selection::workload(name)?;
     let prepare = move |app: &App| {
         let parameters = QueryParameters::parse(text.as_deref());
         let ids = selected(app, selection);

@@ -4,13 +4,13 @@
 //! The component goes to the child's standard input, and the compiled one comes from its standard output. If the
 //! component is invalid, the child writes one line to standard error and exits with code 1; if it did not get enough
 //! memory, with code 3. The child ends when its parent does, also if the parent is killed, and when its time is over.
-//! `queue` decides which compile runs next.
+//! `compile_queue` decides which compile runs next.
 
-use crate::engine;
+use crate::compile_queue::{End, Turn};
 use crate::error::is_out_of_memory;
-use crate::queue::{End, Turn};
+use crate::instance_memory;
 use crate::refusal::Refused;
-use crate::weight;
+use crate::sandbox;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getrlimit, kill_process, set_parent_process_death_signal, setpriority_pgrp,
     setpriority_process, setrlimit,
@@ -197,8 +197,8 @@ fn limit_self() -> io::Result<()> {
 fn compile_stdio() -> Result<(), String> {
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
-    weight::check(&component)?;
-    let engine = Engine::new(&engine::configuration()).map_err(|error| format!("{error:#}"))?;
+    instance_memory::check(&component)?;
+    let engine = Engine::new(&sandbox::configuration()).map_err(|error| format!("{error:#}"))?;
     let compiled = engine.precompile_component(&component).map_err(|error| format!("{error:#}"))?;
     io::stdout().write_all(&compiled).map_err(|error| error.to_string())
 }

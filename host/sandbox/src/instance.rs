@@ -1,3 +1,4 @@
+use crate::budget::Budget;
 use crate::capability::denials::Denials;
 use crate::capability::files::{EntryKind, FileError, LARGEST_FILE, Page, Space};
 use crate::capability::http::{Connections, Http};
@@ -7,10 +8,9 @@ use crate::capability::metrics::{MetricHandles, NotRegistered, PluginMetrics};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
 use crate::contract::Exports;
-use crate::error::says;
 use crate::limits::{ARGUMENTS, Ceiling, HTTP_FIELDS};
 use crate::meter::Meter;
-use crate::{CallError, Failure, Grants, Limits, Plugin, Sandbox, Trap};
+use crate::{CallError, Failure, Grants, Limits, Plugin, Sandbox};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wasmtime::component::ResourceTable;
@@ -29,8 +29,8 @@ pub(crate) struct Guest {
     http: Http,
     http_limits: WasiHttpCtx,
     resources: ResourceTable,
-    ceiling: Ceiling,
-    limits: Limits,
+    pub(crate) ceiling: Ceiling,
+    pub(crate) limits: Limits,
     /// Bytes of files that the plugin may still read in this call.
     file_bytes_left: usize,
     denials: Denials,
@@ -139,7 +139,7 @@ impl Guest {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).forget_last_words();
     }
 
-    fn last_words(&self) -> Vec<String> {
+    pub(crate) fn last_words(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take_last_words()
     }
 
@@ -258,69 +258,6 @@ impl Live {
             CallError::Failed(failure) => CallError::Failed(guest.told(failure)),
             CallError::Trapped(trap) => guest.denials.uncaught().map_or(CallError::Trapped(trap), CallError::Failed),
             other => other,
-        }
-    }
-}
-
-/// The CPU time and wall time of one call.
-#[derive(Debug, Clone, Copy)]
-struct Budget {
-    cpu: Duration,
-    deadline: Duration,
-    /// The configuration keys that set them.
-    cpu_setting: &'static str,
-    deadline_setting: &'static str,
-}
-
-impl Budget {
-    fn of_init(limits: &Limits) -> Self {
-        let (time, setting) = (limits.init_deadline, "limits.init_deadline");
-        Self { cpu: time, deadline: time, cpu_setting: setting, deadline_setting: setting }
-    }
-
-    fn of_poll(limits: &Limits) -> Self {
-        let Limits { cpu, deadline, cpu_setting, deadline_setting, .. } = *limits;
-        Self { cpu, deadline, cpu_setting, deadline_setting }
-    }
-
-    async fn spend<T>(
-        self,
-        meter: &Meter,
-        store: &mut Store<Guest>,
-        call: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<Result<T, CallError>>,
-    ) -> Result<T, CallError> {
-        let answer = tokio::time::timeout(self.deadline, meter.run(self.cpu, call(&mut *store))).await;
-        match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Err(self.blame(error, meter, store)),
-            Err(_) => Err(CallError::DeadlineExceeded {
-                deadline: self.deadline,
-                cpu: meter.used(),
-                setting: self.deadline_setting,
-            }),
-        }
-    }
-
-    /// Returns the limit that the call ran into, as an error.
-    fn blame(self, error: wasmtime::Error, meter: &Meter, store: &mut Store<Guest>) -> CallError {
-        let interrupted = matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt));
-        if interrupted && meter.used() >= self.cpu {
-            return CallError::CpuExhausted { used: meter.used(), budget: self.cpu, setting: self.cpu_setting };
-        }
-        let overflowed = matches!(error.downcast_ref(), Some(wasmtime::Trap::StackOverflow));
-        let mut trap = Trap::from(error);
-        let guest = store.data_mut();
-        trap.said = guest.last_words();
-        if overflowed {
-            CallError::StackExhausted(trap)
-        } else if trap.message.contains(says::OUTPUT) {
-            CallError::OutputExceeded(guest.limits.output)
-        } else if says::HANDLES.iter().any(|words| trap.message.contains(words)) {
-            CallError::HandlesExhausted(guest.limits.handles)
-        } else if guest.ceiling.take_refusal() {
-            CallError::MemoryExhausted { limit: guest.ceiling.limit(), trap }
-        } else {
-            CallError::Trapped(trap)
         }
     }
 }

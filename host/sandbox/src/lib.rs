@@ -21,52 +21,54 @@
 //!
 //! * `vocabulary`: the types that plugins and host exchange, independent of contract versions.
 //! * `contract`: one module per version of the WIT package; each translates into `vocabulary`.
-//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `queue`, `weight`): the compiler and runtime shared by all plugins.
+//! * [`Sandbox`] (`sandbox`, `ticker`, `compile_cache`, `compiler`, `compile_queue`, `instance_memory`): the compiler
+//!   and runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
-//! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, with its live instance.
-//! * `meter`, `limits`: the CPU budget and the other limits.
+//! * [`Worker`] (`worker`, `worker_thread`, `instance`): a plugin's own thread, with its live instance.
+//! * `budget`, `meter`, `limits`: the CPU budget and the other limits.
 //! * [`Grants`] (`grants`): the capabilities that the operator grants. `capability`: one module per capability, with
 //!   its grant, its limits and its tests.
 //! * [`CallError`] (`error`): the ways in which a call can fail.
 //! * [`replace`]: replaces a file atomically. It is in this crate because the compile cache needs it, and all other
 //!   users depend on this crate.
 
-mod cache;
+mod budget;
 mod capability;
+mod compile_cache;
+mod compile_queue;
 mod compiler;
 mod contract;
-mod engine;
 mod error;
 mod grants;
 mod instance;
+mod instance_memory;
 mod limits;
 mod meter;
 mod plugin;
-mod queue;
 mod refusal;
 pub mod replace;
-mod thread;
+mod sandbox;
 mod ticker;
 mod vocabulary;
-mod weight;
 mod worker;
+mod worker_thread;
 
-pub use cache::CacheFolder;
 pub use capability::inputs::{Inputs, Recorder, Recording};
 pub use capability::metrics::{
-    BadDescriptor, Claim, Conflict, DEFAULT_BUCKETS, Descriptor, MetricFamily, MetricHandles, MetricKind, MetricNames,
-    NotRegistered, PluginMetrics, Recorded, Series, family,
+    BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricClaim, MetricConflict, MetricFamily, MetricHandles, MetricKind,
+    MetricNames, NotRegistered, PluginMetrics, Series, SeriesReading, family,
 };
 pub use capability::state::{SavedState, Trial};
+pub use compile_cache::CacheFolder;
 pub use compiler::{COMPILING, compile_as_child};
 pub use dropsonde_model::Aggregation;
-pub use engine::{Compile, Sandbox, SandboxError};
 pub use error::{CallError, Trap};
 pub use grants::{BadGrant, Grants};
 pub use limits::Limits;
 pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
-pub use thread::{Timed, Took, WorkerStats};
+pub use sandbox::{Compile, Sandbox, SandboxError};
 pub use vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
 pub use vocabulary::{Description, Event, Failure, Field, Instance, Kind, Need, Readings, Tick};
 pub use worker::{Introduction, Setup, Worker, introduce};
+pub use worker_thread::{Timed, Took, WorkerStats};

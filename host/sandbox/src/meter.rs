@@ -11,10 +11,10 @@ use std::time::Duration;
 /// Counting epochs instead would charge the guest for every tick of the clock. One thread calls and reads the meter;
 /// the atomics only satisfy the compiler.
 #[derive(Debug, Clone)]
-pub(crate) struct Meter(Arc<Inner>);
+pub(crate) struct Meter(Arc<MeterState>);
 
 #[derive(Debug)]
-struct Inner {
+struct MeterState {
     budget_ns: AtomicU64,
     /// The thread's CPU time at the end of the last call, in nanoseconds.
     since_ns: AtomicU64,
@@ -26,7 +26,7 @@ impl Meter {
     /// Returns a meter for calls on this thread.
     pub(crate) fn new() -> Self {
         let (budget_ns, since_ns, used_ns) = (AtomicU64::new(0), AtomicU64::new(thread_ns()), AtomicU64::new(0));
-        Self(Arc::new(Inner { budget_ns, since_ns, used_ns }))
+        Self(Arc::new(MeterState { budget_ns, since_ns, used_ns }))
     }
 
     /// Runs a call with a new budget.
@@ -48,13 +48,13 @@ impl Meter {
     }
 }
 
-impl Inner {
+impl MeterState {
     fn now(&self) -> u64 {
         thread_ns().saturating_sub(self.since_ns.load(Relaxed))
     }
 }
 
-struct Ended<'a>(&'a Inner);
+struct Ended<'a>(&'a MeterState);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {

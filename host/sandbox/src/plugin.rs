@@ -1,8 +1,8 @@
 use crate::contract;
-use crate::engine::{AROUND_MEMORY, GUEST_STACK};
 use crate::instance::Guest;
 use crate::refusal::{self, Refused};
-use crate::thread::{BLOCKING_THREADS, STACK};
+use crate::sandbox::{AROUND_MEMORY, GUEST_STACK};
+use crate::worker_thread::{BLOCKING_THREADS, STACK};
 use crate::{Limits, Sandbox};
 use std::collections::HashMap;
 use std::fmt;
@@ -46,7 +46,7 @@ pub(crate) struct Loaded {
 
 /// The loaded components, by digest. Two plugins with the same component share one entry.
 #[derive(Default)]
-pub(crate) struct Shared(Mutex<HashMap<blake3::Hash, Weak<Loaded>>>);
+pub(crate) struct LoadedComponents(Mutex<HashMap<blake3::Hash, Weak<Loaded>>>);
 
 // === impl Role ===
 
@@ -125,9 +125,9 @@ impl fmt::Debug for Plugin {
     }
 }
 
-// === impl Shared ===
+// === impl LoadedComponents ===
 
-impl Shared {
+impl LoadedComponents {
     fn get(&self, digest: &blake3::Hash) -> Option<Arc<Loaded>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade()
     }

@@ -14,12 +14,12 @@ const IDLE_TICKS: u32 = 10;
 /// Advances the engine's epoch while guests run. An idle host has no timer.
 #[derive(Debug, Clone)]
 pub(crate) struct Ticker {
-    shared: Arc<Shared>,
+    shared: Arc<TickerState>,
     thread: Thread,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct TickerState {
     calls: AtomicU64,
     running: AtomicU64,
     asleep: AtomicBool,
@@ -27,11 +27,11 @@ struct Shared {
 
 /// A call under way.
 #[derive(Debug)]
-pub(crate) struct Running<'a>(&'a Shared);
+pub(crate) struct CallGuard<'a>(&'a TickerState);
 
 impl Ticker {
     pub(crate) fn start(engine: EngineWeak) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(TickerState::default());
         let ours = shared.clone();
         let thread = thread::Builder::new()
             .name("epoch".to_owned())
@@ -41,23 +41,23 @@ impl Ticker {
         Ok(Self { shared, thread: thread.thread().clone() })
     }
 
-    pub(crate) fn running(&self) -> Running<'_> {
+    pub(crate) fn running(&self) -> CallGuard<'_> {
         self.shared.running.fetch_add(1, SeqCst);
         self.shared.calls.fetch_add(1, SeqCst);
         if self.shared.asleep.swap(false, SeqCst) {
             self.thread.unpark();
         }
-        Running(&self.shared)
+        CallGuard(&self.shared)
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, SeqCst);
     }
 }
 
-fn tick(engine: &EngineWeak, shared: &Shared) {
+fn tick(engine: &EngineWeak, shared: &TickerState) {
     let mut idle = 0;
     let mut seen = 0;
     while let Some(engine) = engine.upgrade() {

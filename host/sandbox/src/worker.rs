@@ -2,7 +2,7 @@ use crate::capability::http::Connections;
 use crate::capability::log::Log;
 use crate::capability::metrics::PluginMetrics;
 use crate::instance::{Live, Surroundings};
-use crate::thread::{Asked, Job, Thread, Timed, Took, WorkerStats, on_own_thread, spawn};
+use crate::worker_thread::{Asked, Job, Thread, Timed, Took, WorkerStats, on_own_thread, spawn};
 use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
 use crate::{Event, Inputs, Sandbox, Stats, Tick};
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,8 @@
 //! The parts of a configuration that can change while the host runs.
 
-use super::{AuthConfig, Config, HttpConfig, Metrics, Poll, Snapshot, StoreConfig, Stream, TlsConfig};
+use super::{
+    AuthConfig, Config, HttpConfig, MetricsConfig, PollConfig, SnapshotConfig, StoreConfig, StreamConfig, TlsConfig,
+};
 
 /// A new configuration, as far as it applies without a restart.
 #[derive(Debug)]
@@ -44,19 +46,19 @@ impl ConfigChange {
             restart: [retention_samples, retention, max_disk, memory_only, flush_interval, block_cache, max_memory],
             live: [],
         } "store." }
-        section! { kept, before.poll, &mut now.poll => Poll {
+        section! { kept, before.poll, &mut now.poll => PollConfig {
             restart: [max_instances],
             live: [interval, timeout, discover_interval, default_samplers],
         } "poll." }
-        section! { kept, before.stream, &mut now.stream => Stream {
+        section! { kept, before.stream, &mut now.stream => StreamConfig {
             restart: [watch_buffer, heartbeat, stalled],
             live: [max_streams, max_streams_per_peer, max_buffer_bytes],
         } "stream." }
-        section! { kept, before.metrics, &mut now.metrics => Metrics {
+        section! { kept, before.metrics, &mut now.metrics => MetricsConfig {
             restart: [max_series_per_plugin, max_size],
             live: [path],
         } "metrics." }
-        section! { kept, before.snapshot, &mut now.snapshot => Snapshot {
+        section! { kept, before.snapshot, &mut now.snapshot => SnapshotConfig {
             restart: [],
             live: [interval, path],
         } "snapshot." }

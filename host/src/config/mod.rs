@@ -9,7 +9,8 @@ mod tracing;
 
 pub use change::ConfigChange;
 pub use dropsonde_engine::options::{
-    GrantsConfig, LimitsConfig, Metrics, PluginConfig, Poll, Snapshot, StaticInstance, StoreConfig, Stream,
+    GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, SnapshotConfig, StaticInstance, StoreConfig,
+    StreamConfig,
 };
 pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, TlsVersion};
 pub use dropsonde_model::{Size, Span};
@@ -39,10 +40,10 @@ pub struct Config {
     /// Labels of every instance.
     pub labels: Labels,
     pub store: StoreConfig,
-    pub poll: Poll,
-    pub stream: Stream,
-    pub metrics: Metrics,
-    pub snapshot: Snapshot,
+    pub poll: PollConfig,
+    pub stream: StreamConfig,
+    pub metrics: MetricsConfig,
+    pub snapshot: SnapshotConfig,
     pub http: HttpConfig,
     pub auth: AuthConfig,
     pub tls: TlsConfig,
@@ -190,10 +191,10 @@ impl Default for Config {
             compile_cache: Size::new(1 << 30),
             labels: Labels::new(),
             store: StoreConfig::default(),
-            poll: Poll::default(),
-            stream: Stream::default(),
-            metrics: Metrics::default(),
-            snapshot: Snapshot::default(),
+            poll: PollConfig::default(),
+            stream: StreamConfig::default(),
+            metrics: MetricsConfig::default(),
+            snapshot: SnapshotConfig::default(),
             http: HttpConfig::default(),
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),

@@ -100,13 +100,13 @@
 mod archive;
 mod cache;
 mod cell;
+mod clock_jumps;
 mod codec;
 mod frame;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 #[allow(clippy::indexing_slicing, reason = "indexes only its own tables")]
 pub mod fuzzing;
-mod jumps;
 mod keeper;
 mod merged;
 mod pool;
@@ -123,9 +123,9 @@ pub mod inspect;
 pub mod ladder;
 
 pub use archive::{FlushStats, RecordTooLarge, RestoreReport};
+pub use clock_jumps::ClockJump;
 pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind};
 pub use frame::{Frame, FrameRow};
-pub use jumps::ClockJump;
 pub use keeper::{ArchiveStatus, Keeper, KeeperStep, OpenError, WriteFailure};
 pub use pool::{Account, Pool, ShareUsedUp};
 pub use query::{Align, FieldPoints, Points, Query, Sample};

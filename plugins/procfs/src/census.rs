@@ -1,7 +1,7 @@
 //! The processes of this machine, and the program that each one runs.
 
 use crate::choice::Candidate;
-use crate::config::Watch;
+use crate::config::WatchPattern;
 use crate::names::program_id;
 use crate::process::{self, ProcessId, number};
 use dropsonde_guest::{Failure, files};
@@ -171,7 +171,7 @@ impl Census {
     }
 
     /// Returns the processes of an instance, sorted by pid.
-    pub(crate) fn members(&mut self, id: &str, watch: &[Watch]) -> Vec<ProcessId> {
+    pub(crate) fn members(&mut self, id: &str, watch: &[WatchPattern]) -> Vec<ProcessId> {
         if let Some(nth) = watch.iter().position(|watch| watch.name.as_deref() == Some(id)) {
             return self.chosen(|process| process.matches.get(nth) == Some(&true));
         }
@@ -204,7 +204,7 @@ impl Census {
     }
 
     /// Returns each process as a candidate of its own.
-    pub(crate) fn processes(&self, watch: &[Watch]) -> Vec<Candidate> {
+    pub(crate) fn processes(&self, watch: &[WatchPattern]) -> Vec<Candidate> {
         let candidate = |(id, process): (ProcessId, &Process)| Candidate {
             id: id.to_string_for(&process.comm),
             name: process.comm.clone(),
@@ -216,7 +216,7 @@ impl Census {
     }
 
     /// Returns the processes grouped by program, and by watched pattern if that has a name.
-    pub(crate) fn programs(&mut self, watch: &[Watch]) -> Vec<Candidate> {
+    pub(crate) fn programs(&mut self, watch: &[WatchPattern]) -> Vec<Candidate> {
         let mut groups: BTreeMap<(&str, bool), Candidate> = BTreeMap::new();
         for (id, process) in self.with_memory() {
             let names = watch.iter().zip(&process.matches).filter(|(_, matches)| **matches);
@@ -269,12 +269,12 @@ impl Census {
 
 impl Process {
     /// Returns whether a pattern without a name matches.
-    fn is_watched(&self, watch: &[Watch]) -> bool {
+    fn is_watched(&self, watch: &[WatchPattern]) -> bool {
         watch.iter().zip(&self.matches).any(|(watch, matches)| *matches && watch.name.is_none())
     }
 
     /// Returns whether a pattern with a name matches.
-    fn is_named(&self, watch: &[Watch]) -> bool {
+    fn is_named(&self, watch: &[WatchPattern]) -> bool {
         watch.iter().zip(&self.matches).any(|(watch, matches)| *matches && watch.name.is_some())
     }
 }
@@ -289,8 +289,9 @@ mod tests {
         Process { start_ticks: 7, comm, program, resident_pages, matches: matches.to_vec() }
     }
 
-    fn watch(names: &[Option<&str>]) -> Vec<Watch> {
-        let watch = |name: &Option<&str>| Watch { name: name.map(str::to_owned), pattern: Regex::new("x").unwrap() };
+    fn watch(names: &[Option<&str>]) -> Vec<WatchPattern> {
+        let watch =
+            |name: &Option<&str>| WatchPattern { name: name.map(str::to_owned), pattern: Regex::new("x").unwrap() };
         names.iter().map(watch).collect()
     }
 
@@ -306,7 +307,7 @@ mod tests {
         census.look_at_new(&mut Allowance::of(1000), 1, look);
     }
 
-    fn pids(census: &mut Census, id: &str, watch: &[Watch]) -> Vec<u32> {
+    fn pids(census: &mut Census, id: &str, watch: &[WatchPattern]) -> Vec<u32> {
         census.members(id, watch).into_iter().map(|id| id.pid).collect()
     }
 

@@ -63,7 +63,7 @@ pub(crate) struct Settings {
     /// The number of programs or processes to discover by resident memory.
     pub(crate) top: usize,
     /// Patterns: processes whose command line matches one of them are discovered too.
-    pub(crate) watch: Vec<Watch>,
+    pub(crate) watch: Vec<WatchPattern>,
     pub(crate) per: Per,
     /// The most programs or processes to discover, watched ones first.
     pub(crate) max_processes: usize,
@@ -77,7 +77,7 @@ pub(crate) struct Settings {
 
 /// A pattern for command lines. Without a name the instance is named after the program that matches.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct WatchPattern {
     pub(crate) name: Option<String>,
     pub(crate) pattern: Regex,
 }
@@ -133,7 +133,7 @@ impl Settings {
         }
         Ok(Self {
             top,
-            watch: Watch::all(watch, per)?,
+            watch: WatchPattern::all(watch, per)?,
             per,
             max_processes,
             mounts: mounts::configured(&mounts)?,
@@ -171,9 +171,9 @@ impl Settings {
     }
 }
 
-// === impl Watch ===
+// === impl WatchPattern ===
 
-impl Watch {
+impl WatchPattern {
     fn all(keys: Vec<WatchKey>, per: Per) -> Result<Vec<Self>, Failure> {
         let mut watch: Vec<Self> = Vec::new();
         for key in keys {

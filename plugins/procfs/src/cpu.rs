@@ -19,13 +19,13 @@ const FIRST_COLUMNS: usize = 4;
 const ALL: u32 = u32::MAX;
 
 /// A CPU and one of its columns.
-type Column = (u32, u8);
+type CpuColumn = (u32, u8);
 
 /// The content of /proc/stat.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Stat {
+pub(crate) struct SystemStat {
     /// Busy ticks by column.
-    busy: Vec<(Column, u64)>,
+    busy: Vec<(CpuColumn, u64)>,
     /// The number of online CPUs; 1 if the file does not say.
     pub(crate) cpus: usize,
     /// The boot time, in seconds since 1970.
@@ -39,11 +39,11 @@ pub(crate) struct Stat {
 /// used for that interval afterwards.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CpuTime {
-    ticks: SumOfCounters<Column>,
+    ticks: SumOfCounters<CpuColumn>,
     pace: Option<Pace>,
     at: Moment,
     #[serde(skip)]
-    jumps: BTreeMap<Column, Jump>,
+    jumps: BTreeMap<CpuColumn, Jump>,
 }
 
 /// A column that grew by more than time allows.
@@ -57,7 +57,7 @@ struct Jump {
 
 /// Parses the file. If it has several lines for all CPUs, the one with the largest numbers is used: some containers
 /// show a line of zeros before it.
-pub(crate) fn parse(text: &str) -> Stat {
+pub(crate) fn parse(text: &str) -> SystemStat {
     let of_one = |line: &str| {
         let (number, columns) = line.strip_prefix("cpu")?.split_once(' ')?;
         Some((number.parse::<u32>().ok().filter(|cpu| *cpu != ALL)?, columns_of(columns)?))
@@ -72,7 +72,7 @@ pub(crate) fn parse(text: &str) -> Stat {
         let sum = |columns: &Vec<u64>| columns.iter().fold(0, |sum: u64, ticks| sum.saturating_add(*ticks));
         of_all.max_by_key(sum).map(|columns| busy(ALL, &columns).collect()).unwrap_or_default()
     };
-    Stat { busy, cpus, booted }
+    SystemStat { busy, cpus, booted }
 }
 
 fn columns_of(line: &str) -> Option<Vec<u64>> {
@@ -80,12 +80,12 @@ fn columns_of(line: &str) -> Option<Vec<u64>> {
     (columns.len() >= FIRST_COLUMNS).then_some(columns)
 }
 
-fn busy(cpu: u32, columns: &[u64]) -> impl Iterator<Item = (Column, u64)> {
+fn busy(cpu: u32, columns: &[u64]) -> impl Iterator<Item = (CpuColumn, u64)> {
     BUSY.into_iter().filter_map(move |column| Some(((cpu, column), *columns.get(usize::from(column))?)))
 }
 
 /// Returns the most ticks that one column of a CPU can grow by in this time.
-fn possible(stat: &Stat, cpu: u32, seconds: f64) -> f64 {
+fn possible(stat: &SystemStat, cpu: u32, seconds: f64) -> f64 {
     let cpus = if cpu == ALL { stat.cpus as f64 } else { 1.0 };
     // The readings may be further apart than the calls, each of which may take a second.
     (seconds * 1.1 + 1.0) * 100.0 * cpus
@@ -95,7 +95,7 @@ fn possible(stat: &Stat, cpu: u32, seconds: f64) -> f64 {
 
 impl CpuTime {
     /// Counts a reading, and returns the total. `None`: there is no value this time.
-    pub(crate) fn update(&mut self, stat: &Stat, now: Moment) -> Option<f64> {
+    pub(crate) fn update(&mut self, stat: &SystemStat, now: Moment) -> Option<f64> {
         if stat.busy.is_empty() {
             return None;
         }
@@ -133,8 +133,8 @@ impl CpuTime {
     }
 
     /// Begins with the CPU time since boot, without columns that cannot be true.
-    fn first(&mut self, stat: &Stat, now: Moment) -> f64 {
-        let is_possible = |column: &Column, ticks: u64| {
+    fn first(&mut self, stat: &SystemStat, now: Moment) -> f64 {
+        let is_possible = |column: &CpuColumn, ticks: u64| {
             now.uptime.is_none_or(|uptime| ticks as f64 <= possible(stat, column.0, uptime))
         };
         let believed = stat.busy.iter().copied().filter(|(column, ticks)| is_possible(column, *ticks));
@@ -144,7 +144,7 @@ impl CpuTime {
         self.pace.insert(pace).seconds()
     }
 
-    fn cpus_there_both_times(&self, stat: &Stat) -> f64 {
+    fn cpus_there_both_times(&self, stat: &SystemStat) -> f64 {
         let before: BTreeSet<u32> = self.ticks.parts().map(|((cpu, _), _)| *cpu).collect();
         let both: BTreeSet<u32> =
             stat.busy.iter().map(|((cpu, _), _)| *cpu).filter(|cpu| before.contains(cpu)).collect();

@@ -39,7 +39,7 @@ pub(crate) struct Transfers {
 
 /// The properties of a block device in /sys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Block {
+pub(crate) struct BlockDevice {
     has_device: bool,
     /// Whether it is made of other devices.
     has_slaves: bool,
@@ -62,7 +62,7 @@ fn device(line: &str) -> Option<(&str, Transfers)> {
 }
 
 /// Reads the properties of one device from /sys. `None` also for a partition, which is in its disk's folder.
-pub(crate) fn ask(name: &str) -> Option<Block> {
+pub(crate) fn ask(name: &str) -> Option<BlockDevice> {
     // A machine has dozens of these, and none of them is a disk.
     if ["loop", "ram"].iter().any(|prefix| name.starts_with(prefix)) {
         return None;
@@ -73,7 +73,7 @@ pub(crate) fn ask(name: &str) -> Option<Block> {
         folder.has("slaves") && Folder::list(&format!("{path}/slaves")).is_some_and(|made| !made.is_empty());
     let hidden = || files::read_to_string(&format!("{path}/hidden")).unwrap_or_default();
     let is_hidden = folder.has("hidden") && hidden().trim() == "1";
-    Some(Block { has_device: folder.has("device"), has_slaves, is_hidden })
+    Some(BlockDevice { has_device: folder.has("device"), has_slaves, is_hidden })
 }
 
 /// Returns the devices to count, so that each byte that reaches a physical disk is counted once.
@@ -81,7 +81,7 @@ pub(crate) fn ask(name: &str) -> Option<Block> {
 /// With /sys, a disk is a device that has a `device` and is not made of other devices. Without /sys, and for a disk
 /// without a `device` (from the network), the name decides. If a disk is reached by several paths, either the disk
 /// counts the traffic or its paths do.
-pub(crate) fn physical<'a>(devices: &BTreeMap<&'a str, Transfers>, known: &Known<Block>) -> BTreeSet<&'a str> {
+pub(crate) fn physical<'a>(devices: &BTreeMap<&'a str, Transfers>, known: &Known<BlockDevice>) -> BTreeSet<&'a str> {
     let is_disk = |name: &str| match known.get(name) {
         Some(block) if block.has_slaves || block.is_hidden => false,
         Some(block) if block.has_device => !REMOVABLE.iter().any(|prefix| name.starts_with(prefix)),
@@ -154,7 +154,7 @@ mod tests {
         format!("8 0 {name} 1 0 {read} 0 1 0 {written} 0 0 0 0\n")
     }
 
-    fn seen(blocks: &[(&str, Block)]) -> Vec<String> {
+    fn seen(blocks: &[(&str, BlockDevice)]) -> Vec<String> {
         let text: String = blocks.iter().map(|(name, _)| line(name, 1, 1)).collect();
         let devices = parse(&text);
         let mut known = Known::default();
@@ -200,17 +200,17 @@ mod tests {
 
     #[test]
     fn sysfs_tells_disks_from_what_is_made_of_them_whatever_it_is_called() {
-        let disk = Block { has_device: true, ..Block::default() };
-        let made = Block { has_slaves: true, ..Block::default() };
+        let disk = BlockDevice { has_device: true, ..BlockDevice::default() };
+        let made = BlockDevice { has_slaves: true, ..BlockDevice::default() };
         let blocks = [
             ("vda", disk),
             ("cas1-1", made),
             ("sdx", made),
             ("mdfast", disk),
             ("sr0", disk),
-            ("sdy", Block { is_hidden: true, ..disk }),
-            ("zram0", Block::default()),
-            ("nbd0", Block::default()),
+            ("sdy", BlockDevice { is_hidden: true, ..disk }),
+            ("zram0", BlockDevice::default()),
+            ("nbd0", BlockDevice::default()),
         ];
         assert_eq!(seen(&blocks), ["mdfast", "nbd0", "vda"]);
     }

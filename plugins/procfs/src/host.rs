@@ -1,12 +1,12 @@
 //! The rows of the host, of its interfaces and of its disks.
 
 use crate::config::Settings;
-use crate::disks::{self, Block};
+use crate::disks::{self, BlockDevice};
 use crate::mounts::{self, Mount};
 use crate::names::sanitised;
 use crate::net::{self, Link};
 use crate::row::Row;
-use crate::shared::Shared;
+use crate::shared::TickFiles;
 use crate::sysfs::Known;
 use crate::totals::Totals;
 use crate::{clock, cpu, memory};
@@ -26,14 +26,14 @@ const MOST_DEVICES: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Devices {
     links: Known<Link>,
-    blocks: Known<Block>,
+    blocks: Known<BlockDevice>,
 }
 
 /// Reads the host. If a file cannot be read, its fields have no value. If no file can be read, the result is a failure,
 /// and a denial comes before any other failure. `processes` is the number of processes, if it is known this time.
 pub(crate) fn row(
     settings: &Settings,
-    shared: &mut Shared,
+    shared: &mut TickFiles,
     devices: &mut Devices,
     totals: &mut Totals,
     processes: Result<Option<usize>, Failure>,
@@ -84,7 +84,7 @@ fn worst(failures: Vec<Failure>) -> Failure {
 /// Returns the configured interfaces that exist.
 pub(crate) fn interfaces(
     settings: &Settings,
-    shared: &mut Shared,
+    shared: &mut TickFiles,
     devices: &mut Devices,
 ) -> Result<Vec<Instance>, Failure> {
     if settings.interfaces.is_empty() {
@@ -97,7 +97,11 @@ pub(crate) fn interfaces(
 }
 
 /// Returns the configured disks that exist.
-pub(crate) fn disks(settings: &Settings, shared: &mut Shared, devices: &mut Devices) -> Result<Vec<Instance>, Failure> {
+pub(crate) fn disks(
+    settings: &Settings,
+    shared: &mut TickFiles,
+    devices: &mut Devices,
+) -> Result<Vec<Instance>, Failure> {
     if settings.disks.is_empty() {
         return Ok(Vec::new());
     }
@@ -114,7 +118,7 @@ fn instance(prefix: &str, kind: &str, name: &str) -> Instance {
 }
 
 /// Returns the row of an interface or disk; `None` if the id belongs to another kind of instance.
-pub(crate) fn device_row(id: &str, shared: &mut Shared) -> Option<Result<Row, Failure>> {
+pub(crate) fn device_row(id: &str, shared: &mut TickFiles) -> Option<Result<Row, Failure>> {
     if let Some(wanted) = id.strip_prefix(INTERFACE) {
         return Some(shared.text(net::DEV).and_then(|text| {
             let interfaces = net::parse(text).unwrap_or_default();
@@ -163,15 +167,15 @@ impl Devices {
 mod tests {
     use super::*;
 
-    fn given(texts: &[(&'static str, &'static str)]) -> Shared {
+    fn given(texts: &[(&'static str, &'static str)]) -> TickFiles {
         let paths = [cpu::STAT, memory::MEMINFO, net::DEV, clock::UPTIME, disks::DISKSTATS, clock::LOADAVG];
-        Shared::given(paths.into_iter().map(|path| {
+        TickFiles::given(paths.into_iter().map(|path| {
             let text = texts.iter().find(|(given, _)| *given == path).map(|(_, text)| *text);
             (path, text.ok_or_else(|| Failure::unavailable("not found")))
         }))
     }
 
-    fn read(shared: &mut Shared) -> Result<Row, Failure> {
+    fn read(shared: &mut TickFiles) -> Result<Row, Failure> {
         let settings = Settings { mounts: Vec::new(), ..Settings::default() };
         row(&settings, shared, &mut Devices::default(), &mut Totals::default(), Ok(None))
     }

@@ -44,7 +44,7 @@ use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings,
 use host::Devices;
 use process::ProcessId;
 use row::Row;
-use shared::Shared;
+use shared::TickFiles;
 use std::collections::BTreeMap;
 use totals::Totals;
 use troubles::Troubles;
@@ -63,8 +63,8 @@ pub struct Procfs {
 }
 
 /// The state of one sampling call.
-struct Call {
-    shared: Shared,
+struct SamplingCall {
+    shared: TickFiles,
     allowance: Allowance,
     /// The number of processes, after they were listed in this call.
     listed: Option<Result<Option<usize>, Failure>>,
@@ -91,7 +91,7 @@ impl Sampler for Procfs {
     }
 
     fn discover(&mut self, tick: &Tick) -> Result<Vec<Instance>, Failure> {
-        let mut shared = Shared::at(tick);
+        let mut shared = TickFiles::at(tick);
         let mut instances = vec![Instance::new(host::ID).label("kind", "host")];
         let mounts = mounts::discover(&self.settings, &mut shared);
         instances.extend(self.found("mounts", mounts, mounts::assumed));
@@ -109,7 +109,7 @@ impl Sampler for Procfs {
     }
 
     fn sample(&mut self, instance: &str) -> Result<Reading, Failure> {
-        let mut call = Call::new(Shared::default(), u32::MAX);
+        let mut call = SamplingCall::new(TickFiles::default(), u32::MAX);
         self.totals.begin_call(&call.shared.boot());
         let row = self.row(instance, &mut call);
         self.totals.end_call();
@@ -118,7 +118,7 @@ impl Sampler for Procfs {
 
     fn sample_all(&mut self, tick: &Tick, instances: &[String]) -> Result<Readings, Failure> {
         let fields = row::fields();
-        let mut call = Call::new(Shared::at(tick), tick.budget_ms);
+        let mut call = SamplingCall::new(TickFiles::at(tick), tick.budget_ms);
         let mut readings = Readings::default();
         self.totals.begin_call(&call.shared.boot());
         for instance in instances {
@@ -131,7 +131,7 @@ impl Sampler for Procfs {
 }
 
 impl Procfs {
-    fn row(&mut self, instance: &str, call: &mut Call) -> Result<Row, Failure> {
+    fn row(&mut self, instance: &str, call: &mut SamplingCall) -> Result<Row, Failure> {
         if instance == host::ID {
             let processes = self.list(call);
             let Self { settings, devices, totals, .. } = self;
@@ -150,7 +150,7 @@ impl Procfs {
         }
     }
 
-    fn program_row(&mut self, program: &str, call: &mut Call) -> Result<Row, Failure> {
+    fn program_row(&mut self, program: &str, call: &mut SamplingCall) -> Result<Row, Failure> {
         self.list(call)?;
         if !std::mem::replace(&mut call.has_looked, true) {
             // The other half is for measuring processes.
@@ -175,7 +175,7 @@ impl Procfs {
     }
 
     /// Lists the machine's processes, once per call.
-    fn list(&mut self, call: &mut Call) -> Result<Option<usize>, Failure> {
+    fn list(&mut self, call: &mut SamplingCall) -> Result<Option<usize>, Failure> {
         if let Some(listed) = &call.listed {
             return listed.clone();
         }
@@ -252,10 +252,10 @@ fn why(failure: &Failure) -> String {
     }
 }
 
-// === impl Call ===
+// === impl SamplingCall ===
 
-impl Call {
-    fn new(shared: Shared, budget_ms: u32) -> Self {
+impl SamplingCall {
+    fn new(shared: TickFiles, budget_ms: u32) -> Self {
         Self { shared, allowance: Allowance::of(budget_ms), listed: None, has_looked: false }
     }
 }

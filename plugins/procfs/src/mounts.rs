@@ -4,7 +4,7 @@ use crate::config::Settings;
 use crate::memory::to_mib;
 use crate::names::sanitised;
 use crate::row::Row;
-use crate::shared::Shared;
+use crate::shared::TickFiles;
 use dropsonde_guest::{Failure, Instance, files};
 
 pub(crate) const ROOT: &str = "/";
@@ -46,7 +46,7 @@ pub(crate) fn configured(paths: &[String]) -> Result<Vec<Mount>, Failure> {
 }
 
 /// Returns the configured mounts that are mounted now.
-pub(crate) fn discover(settings: &Settings, shared: &mut Shared) -> Result<Vec<Instance>, Failure> {
+pub(crate) fn discover(settings: &Settings, shared: &mut TickFiles) -> Result<Vec<Instance>, Failure> {
     if !settings.mounts.iter().any(Mount::is_instance) {
         return Ok(Vec::new());
     }
@@ -61,7 +61,7 @@ pub(crate) fn assumed(settings: &Settings) -> Vec<Instance> {
 
 /// Returns the disk space of one mount. A mount point that is no longer mounted is gone: the directory that is left
 /// lies on another file system.
-pub(crate) fn row(mount: &Mount, shared: &mut Shared) -> Result<Row, Failure> {
+pub(crate) fn row(mount: &Mount, shared: &mut TickFiles) -> Result<Row, Failure> {
     if shared.text(TABLE).is_ok_and(|table| mounted(table, &mount.path).is_none()) {
         return Err(Failure::Gone);
     }
@@ -201,7 +201,7 @@ mod tests {
     fn a_directory_that_is_no_mount_point_is_no_instance_and_gone_when_asked_for() {
         let missing = mounts(&["/var"]).unwrap();
         assert_eq!(instances(&missing, EXAMPLE), []);
-        let mut shared = Shared::given([(TABLE, Ok(EXAMPLE))]);
+        let mut shared = TickFiles::given([(TABLE, Ok(EXAMPLE))]);
         assert_eq!(row(&missing[0], &mut shared), Err(Failure::Gone));
     }
 

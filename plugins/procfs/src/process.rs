@@ -6,7 +6,7 @@ use crate::clock::{age, ticks_to_seconds};
 use crate::memory;
 use crate::names::{program_id, sanitised, short};
 use crate::row::Row;
-use crate::shared::Shared;
+use crate::shared::TickFiles;
 use crate::totals::Totals;
 use dropsonde_guest::files::{self, FileError};
 use dropsonde_guest::{Failure, Instance};
@@ -37,7 +37,7 @@ pub(crate) struct Measured {
 
 /// The relevant part of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stat<'a> {
+struct ProcessStat<'a> {
     comm: &'a str,
     state: &'a str,
     /// User and system time in ticks, without the time of its children.
@@ -93,7 +93,7 @@ pub(crate) fn measure(id: &ProcessId) -> Result<Measured, Failure> {
 }
 
 /// Returns the row of one process.
-pub(crate) fn row(id: &ProcessId, shared: &mut Shared, totals: &mut Totals) -> Result<Row, Failure> {
+pub(crate) fn row(id: &ProcessId, shared: &mut TickFiles, totals: &mut Totals) -> Result<Row, Failure> {
     let measured = measure(id)?;
     let (moment, cpus) = (shared.moment(), shared.cpus());
     Ok(Row {
@@ -134,9 +134,9 @@ impl ProcessId {
     }
 }
 
-// === impl Stat ===
+// === impl ProcessStat ===
 
-impl Stat<'_> {
+impl ProcessStat<'_> {
     /// Returns whether the process has ended. A zombie has ended and waits for its parent to notice, unless it has
     /// threads left: then only its first thread has ended.
     fn has_ended(&self) -> bool {
@@ -150,13 +150,13 @@ impl Stat<'_> {
 
 /// Parses /proc/PID/stat. The name is between the first `(` and the last `)`, because it may contain parentheses,
 /// spaces and newlines. The columns after it are counted from 3, as in the manual.
-fn parse_stat(text: &str) -> Option<Stat<'_>> {
+fn parse_stat(text: &str) -> Option<ProcessStat<'_>> {
     let (_pid, rest) = text.split_once('(')?;
     let (comm, rest) = rest.rsplit_once(')')?;
     let columns: Vec<&str> = rest.split_whitespace().collect();
     let column = |number: usize| columns.get(number.checked_sub(3)?).copied();
     let count = |number| column(number)?.parse::<u64>().ok();
-    Some(Stat {
+    Some(ProcessStat {
         comm,
         state: column(3)?,
         cpu_ticks: count(14)?.saturating_add(count(15)?),
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_process_has_its_own_time_not_that_of_its_children() {
         let text = stat_of("nginx");
-        let expected = Stat {
+        let expected = ProcessStat {
             comm: "nginx",
             state: "S",
             cpu_ticks: 325,

@@ -5,7 +5,7 @@ use crate::choice::Candidate;
 use crate::clock::{age, ticks_to_seconds};
 use crate::process::{self, Measured, ProcessId};
 use crate::row::Row;
-use crate::shared::Shared;
+use crate::shared::TickFiles;
 use crate::totals::Totals;
 use dropsonde_guest::{Failure, Instance};
 
@@ -46,7 +46,7 @@ pub(crate) fn measure(
 }
 
 /// Returns the row of a program with these processes, at least one.
-pub(crate) fn row(id: &str, processes: &[(ProcessId, Measured)], shared: &mut Shared, totals: &mut Totals) -> Row {
+pub(crate) fn row(id: &str, processes: &[(ProcessId, Measured)], shared: &mut TickFiles, totals: &mut Totals) -> Row {
     let (moment, cpus) = (shared.moment(), shared.cpus());
     let ticks: Vec<(ProcessId, u64)> = processes.iter().map(|(id, one)| (*id, one.cpu_ticks)).collect();
     let oldest = processes.iter().map(|(id, _)| id.start_ticks).min();

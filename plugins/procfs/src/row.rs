@@ -35,10 +35,10 @@ struct Column {
     total: Option<(&'static str, f64)>,
     aggregation: Aggregation,
     precision: f64,
-    value: Value,
+    value: ReadColumn,
 }
 
-type Value = fn(&Row) -> Option<f64>;
+type ReadColumn = fn(&Row) -> Option<f64>;
 
 const COLUMNS: [Column; 18] = [
     Column {
@@ -134,21 +134,21 @@ impl Column {
     }
 }
 
-const fn gauge(name: &'static str, help: &'static str, value: Value) -> Column {
+const fn gauge(name: &'static str, help: &'static str, value: ReadColumn) -> Column {
     Column { name, help, unit: "", total: None, aggregation: Aggregation::Mean, precision: 1.0, value }
 }
 
-const fn mib(name: &'static str, help: &'static str, value: Value) -> Column {
+const fn mib(name: &'static str, help: &'static str, value: ReadColumn) -> Column {
     Column { unit: "MiB", ..gauge(name, help, value) }
 }
 
 /// Returns a column for the total size of something. A mean of two sizes was never true, so the last size counts.
-const fn limit(name: &'static str, help: &'static str, value: Value) -> Column {
+const fn limit(name: &'static str, help: &'static str, value: ReadColumn) -> Column {
     Column { aggregation: Aggregation::Last, ..mib(name, help, value) }
 }
 
 /// Returns a column for bytes per second, which the host derives from their total.
-const fn rate(name: &'static str, help: &'static str, total: &'static str, value: Value) -> Column {
+const fn rate(name: &'static str, help: &'static str, total: &'static str, value: ReadColumn) -> Column {
     Column { unit: "bytes/s", total: Some((total, 1.0)), ..gauge(name, help, value) }
 }
 

@@ -1,7 +1,7 @@
 //! Files that several rows of one tick use.
 
 use crate::clock::Moment;
-use crate::cpu::Stat;
+use crate::cpu::SystemStat;
 use crate::memory::Memory;
 use crate::{cgroup, clock, cpu, memory};
 use dropsonde_guest::files::{self, FileError};
@@ -14,16 +14,16 @@ const LARGEST_FILE: usize = 16 << 20;
 
 /// Reads each file at most once, when it is first needed. So all rows of a tick agree, and unused files are not read.
 #[derive(Default)]
-pub(crate) struct Shared {
+pub(crate) struct TickFiles {
     tick: Option<Tick>,
     texts: BTreeMap<&'static str, Result<String, Failure>>,
-    stat: Option<Option<Stat>>,
+    stat: Option<Option<SystemStat>>,
     memory: Option<Memory>,
 }
 
-// === impl Shared ===
+// === impl TickFiles ===
 
-impl Shared {
+impl TickFiles {
     pub(crate) fn at(tick: &Tick) -> Self {
         Self { tick: Some(*tick), ..Self::default() }
     }
@@ -57,7 +57,7 @@ impl Shared {
     }
 
     /// Returns the content of /proc/stat, if it can be read.
-    pub(crate) fn stat(&mut self) -> Option<Stat> {
+    pub(crate) fn stat(&mut self) -> Option<SystemStat> {
         if self.stat.is_none() {
             self.stat = Some(self.text(cpu::STAT).ok().map(cpu::parse));
         }
@@ -90,7 +90,7 @@ fn read(path: &str) -> Result<String, FileError> {
 }
 
 #[cfg(test)]
-impl Shared {
+impl TickFiles {
     /// Returns the given files instead of the machine's.
     pub(crate) fn given(texts: impl IntoIterator<Item = (&'static str, Result<&'static str, Failure>)>) -> Self {
         let texts = texts.into_iter().map(|(path, text)| (path, text.map(str::to_owned))).collect();
@@ -105,11 +105,12 @@ mod tests {
     #[test]
     fn a_boot_is_told_by_its_id_else_by_its_time() {
         let missing = || Err(Failure::unavailable("not found"));
-        let mut both = Shared::given([(crate::totals::BOOT_ID, Ok("4f3a-1\n")), (cpu::STAT, Ok("btime 1062191376\n"))]);
+        let mut both =
+            TickFiles::given([(crate::totals::BOOT_ID, Ok("4f3a-1\n")), (cpu::STAT, Ok("btime 1062191376\n"))]);
         assert_eq!(both.boot(), "4f3a-1");
-        let mut time = Shared::given([(crate::totals::BOOT_ID, missing()), (cpu::STAT, Ok("btime 1062191376\n"))]);
+        let mut time = TickFiles::given([(crate::totals::BOOT_ID, missing()), (cpu::STAT, Ok("btime 1062191376\n"))]);
         assert_eq!(time.boot(), "1062191376");
-        let mut neither = Shared::given([(crate::totals::BOOT_ID, missing()), (cpu::STAT, missing())]);
+        let mut neither = TickFiles::given([(crate::totals::BOOT_ID, missing()), (cpu::STAT, missing())]);
         assert_eq!((neither.boot().as_str(), neither.cpus()), ("", None));
     }
 }

@@ -20,7 +20,7 @@ const MOST_PROGRAMS: usize = 512;
 
 /// The saved totals of the machine and its programs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Saved {
+struct SavedTotals {
     boot: String,
     cpu: CpuTime,
     received: SumOfCounters<String>,
@@ -44,7 +44,7 @@ pub(crate) struct ProgramTime {
 /// All totals.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
-    saved: Saved,
+    saved: SavedTotals,
     /// The bytes of the last save.
     bytes: Vec<u8>,
     is_loaded: bool,
@@ -66,7 +66,7 @@ impl Totals {
             return;
         }
         let bytes = state::load().unwrap_or_default();
-        match serde_json::from_slice::<Saved>(&bytes) {
+        match serde_json::from_slice::<SavedTotals>(&bytes) {
             Ok(saved) if saved.boot == boot => {
                 self.calls = self.calls.max(saved.programs.values().map(|each| each.measured + 1).max().unwrap_or(0));
                 (self.saved, self.bytes) = (saved, bytes);
@@ -175,9 +175,9 @@ impl ProgramTime {
     }
 }
 
-// === impl Saved ===
+// === impl SavedTotals ===
 
-impl Saved {
+impl SavedTotals {
     /// Returns the bytes to save, at most [`MOST_SAVED`]. If everything does not fit, parts are left out: then a total
     /// misses what its parts count until the next call. As a last resort, the programs that were not measured for the
     /// longest time are left out.

@@ -12,8 +12,8 @@ mod file;
 
 pub use entry::{Actor, ApiCaller, AuditEntry, AuditedAction, AuditedRequest, PluginAction, PluginChange};
 
+use crate::disk_errors::{is_denied, is_unwritable};
 use crate::json;
-use crate::unwritable::{is_denied, is_unwritable};
 use file::RotatingFile;
 use prometheus::IntCounterVec;
 use serde::Serialize;

@@ -160,7 +160,7 @@ mod tests {
     use crate::metrics::{MetricRegistry, Registrar};
     use crate::tracked::PluginName;
     use dropsonde_openmetrics::strict;
-    use dropsonde_sandbox::{Descriptor, MetricHandles, MetricKind, Recorded};
+    use dropsonde_sandbox::{Descriptor, MetricHandles, MetricKind, SeriesReading};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -280,8 +280,8 @@ mod tests {
         });
         let families: Vec<_> = plugins.iter().flat_map(PluginMetrics::families).collect();
         let of_plugins = families.iter().flat_map(|family| family.series()).map(|series| match series.read() {
-            Recorded::Number(value) => usize::from(!value.is_nan()),
-            Recorded::Histogram { buckets, .. } => buckets.len() + 2,
+            SeriesReading::Number(value) => usize::from(!value.is_nan()),
+            SeriesReading::Histogram { buckets, .. } => buckets.len() + 2,
         });
         native.sum::<usize>() + of_plugins.sum::<usize>()
     }

@@ -2,7 +2,7 @@
 
 use crate::tracked::PluginName;
 use dropsonde_openmetrics::{ExpositionText, FamilyKind, label};
-use dropsonde_sandbox::{MetricFamily, MetricKind, PluginMetrics, Recorded, family};
+use dropsonde_sandbox::{MetricFamily, MetricKind, PluginMetrics, SeriesReading, family};
 use prometheus::proto;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -71,12 +71,12 @@ fn write_family(family: &RegisteredFamily, text: &mut ExpositionText) {
         for series in metric.series() {
             let labels = [plugin.as_str(), series.labels()];
             match series.read() {
-                Recorded::Number(value) if value.is_nan() => {}
-                Recorded::Number(value) => {
+                SeriesReading::Number(value) if value.is_nan() => {}
+                SeriesReading::Number(value) => {
                     begin(&mut is_there, text, name, help, kind);
                     text.sample(&[name], &labels, value);
                 }
-                Recorded::Histogram { buckets, sum } => {
+                SeriesReading::Histogram { buckets, sum } => {
                     begin(&mut is_there, text, name, help, kind);
                     text.histogram(name, &labels, &descriptor.buckets, &buckets, sum);
                 }

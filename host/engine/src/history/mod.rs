@@ -18,9 +18,9 @@
 //! ```
 
 mod flusher;
-mod hosts;
+mod host_history;
 mod range;
 
 pub use flusher::{FlushHooks, FlushTrigger, Flusher};
-pub use hosts::{HostHistory, NotRecorded};
+pub use host_history::{HostHistory, NotRecorded};
 pub use range::HistoryRange;

@@ -1,4 +1,4 @@
-use dropsonde_sandbox::{BadDescriptor, Claim, Conflict, Descriptor, MetricKind, MetricNames, family};
+use dropsonde_sandbox::{BadDescriptor, Descriptor, MetricClaim, MetricConflict, MetricKind, MetricNames, family};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry};
@@ -74,7 +74,7 @@ pub enum RegistrationError {
     ServiceLabel,
     /// The name already means something else: another kind, or other labels, help or buckets.
     #[error(transparent)]
-    Conflict(#[from] Conflict),
+    Conflict(#[from] MetricConflict),
     #[error(transparent)]
     Library(#[from] prometheus::Error),
 }
@@ -91,7 +91,7 @@ struct ServiceMetrics(Arc<RwLock<BTreeMap<(String, String), RegisteredMetric>>>)
 
 #[derive(Debug)]
 struct RegisteredMetric {
-    claim: Claim,
+    claim: MetricClaim,
     metric: MetricVec,
 }
 
@@ -137,7 +137,7 @@ impl MetricRegistry {
         let key = (service.to_owned(), descriptor.family().to_owned());
         let mut metrics = self.metrics.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = metrics.get(&key) {
-            Conflict::check(&format!("service {service}"), known.claim.descriptor(), &descriptor)?;
+            MetricConflict::check(&format!("service {service}"), known.claim.descriptor(), &descriptor)?;
             return Ok(known.metric.clone());
         }
         let options = Opts::new(&descriptor.name, &descriptor.help).const_label(SERVICE, service);
@@ -273,11 +273,11 @@ mod tests {
         let again = |help, labels: &[&str], buckets: &[f64]| {
             conflict(registry.histogram_vec("shop", "took_seconds", help, labels, buckets))
         };
-        assert!(matches!(again("Other.", &["page"], &[1.0]), Conflict::Help { .. }));
-        assert!(matches!(again("Times.", &[], &[1.0]), Conflict::Labels { .. }));
-        assert!(matches!(again("Times.", &["page"], &[2.0]), Conflict::Buckets { .. }));
+        assert!(matches!(again("Other.", &["page"], &[1.0]), MetricConflict::Help { .. }));
+        assert!(matches!(again("Times.", &[], &[1.0]), MetricConflict::Labels { .. }));
+        assert!(matches!(again("Times.", &["page"], &[2.0]), MetricConflict::Buckets { .. }));
         let gauge = registry.gauge_vec("shop", "took_seconds", "Times.", &["page"]);
-        assert!(matches!(gauge, Err(RegistrationError::Conflict(Conflict::Kind { .. }))));
+        assert!(matches!(gauge, Err(RegistrationError::Conflict(MetricConflict::Kind { .. }))));
         let total = registry.counter("shop", "took_seconds_total", "Times.");
         assert!(matches!(total, Err(RegistrationError::Conflict(_))), "it would be the same family in OpenMetrics");
     }

@@ -7,17 +7,17 @@ use std::fmt;
 
 /// Reads the list of `grants.http`, and returns each entry as text.
 pub(super) fn list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    let entries = Vec::<Entry>::deserialize(from)?;
-    Ok(entries.into_iter().map(|Entry(text)| text).collect())
+    let entries = Vec::<RuleEntry>::deserialize(from)?;
+    Ok(entries.into_iter().map(|RuleEntry(text)| text).collect())
 }
 
 /// An entry: a text, or a table.
-struct Entry(String);
+struct RuleEntry(String);
 
 /// A rule as a table: `{ origin = "http://127.0.0.1:8080", methods = ["GET"], paths = ["/metrics"] }`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
+struct RuleTable {
     origin: String,
     /// The name of a Unix socket.
     r#as: Option<String>,
@@ -27,24 +27,24 @@ struct Table {
     paths: Option<Vec<String>>,
 }
 
-impl<'de> Deserialize<'de> for Entry {
+impl<'de> Deserialize<'de> for RuleEntry {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct AsEntry;
 
         impl<'de> Visitor<'de> for AsEntry {
-            type Value = Entry;
+            type Value = RuleEntry;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an origin, a network, or a table with `origin`, `as`, `methods` and `paths`")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Entry, E> {
-                Ok(Entry(text.to_owned()))
+            fn visit_str<E: Error>(self, text: &str) -> Result<RuleEntry, E> {
+                Ok(RuleEntry(text.to_owned()))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
-                let table = Table::deserialize(MapAccessDeserializer::new(map))?;
-                table.text().map(Entry).map_err(A::Error::custom)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RuleEntry, A::Error> {
+                let table = RuleTable::deserialize(MapAccessDeserializer::new(map))?;
+                table.text().map(RuleEntry).map_err(A::Error::custom)
             }
         }
 
@@ -52,7 +52,7 @@ impl<'de> Deserialize<'de> for Entry {
     }
 }
 
-impl Table {
+impl RuleTable {
     /// Returns the rule as text: `[METHOD[,METHOD…]] ORIGIN [as NAME] [PATH…]`.
     fn text(&self) -> Result<String, String> {
         let mut words = Vec::new();

@@ -5,7 +5,7 @@ use serde::Deserialize;
 /// `[metrics]`: the text that Prometheus scrapes.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Metrics {
+pub struct MetricsConfig {
     /// The path of the text.
     pub path: String,
     /// The most series of one plugin's own metrics; each bucket of a histogram counts as one.
@@ -15,13 +15,13 @@ pub struct Metrics {
     pub max_size: Option<Size>,
 }
 
-impl Default for Metrics {
+impl Default for MetricsConfig {
     fn default() -> Self {
         Self { max_series_per_plugin: 10_000, path: "/metrics".to_owned(), max_size: None }
     }
 }
 
-impl Metrics {
+impl MetricsConfig {
     /// Returns the largest size of the text of all samples together, in bytes.
     pub fn size(&self) -> u64 {
         self.max_size.map_or_else(|| (memory::available() as u64 / 16).min(512 << 20), |bytes| bytes.get() as u64)

@@ -16,13 +16,13 @@ mod store;
 mod stream;
 
 pub use instance::{StaticInstance, check_labels};
-pub use metrics::Metrics;
+pub use metrics::MetricsConfig;
 pub use names::UnknownName;
 pub use plugin::{GrantsConfig, LimitsConfig, PluginConfig};
-pub use poll::Poll;
-pub use snapshot::Snapshot;
+pub use poll::PollConfig;
+pub use snapshot::SnapshotConfig;
 pub use store::StoreConfig;
-pub use stream::Stream;
+pub use stream::StreamConfig;
 
 use crate::plugins::BundledPlugin;
 use dropsonde_model::{InvalidValue, Labels};
@@ -37,10 +37,10 @@ pub struct Options {
     /// Labels of every instance.
     pub labels: Labels,
     pub store: StoreConfig,
-    pub poll: Poll,
-    pub stream: Stream,
-    pub metrics: Metrics,
-    pub snapshot: Snapshot,
+    pub poll: PollConfig,
+    pub stream: StreamConfig,
+    pub metrics: MetricsConfig,
+    pub snapshot: SnapshotConfig,
     /// Instances that are tracked from the start, beside those that plugins discover.
     pub instances: Vec<StaticInstance>,
     /// The settings of plugins, by name.
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_poll_never_outlasts_its_timeout_or_interval() {
-        let poll = Poll { timeout: "700ms".parse().unwrap(), ..Poll::default() };
+        let poll = PollConfig { timeout: "700ms".parse().unwrap(), ..PollConfig::default() };
         let options = Options { poll, ..Options::default() };
         let plugin = |interval: Option<Span>, deadline: Option<Span>| {
             let limits = LimitsConfig { deadline, ..LimitsConfig::default() };

@@ -78,7 +78,7 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{PluginConfig, Poll, StaticInstance};
+    use crate::options::{PluginConfig, PollConfig, StaticInstance};
 
     fn with_sections(plugins: &[&str]) -> Options {
         let sections = plugins.iter().map(|plugin| ((*plugin).to_owned(), PluginConfig::default()));
@@ -92,7 +92,7 @@ mod tests {
             StaticInstance { id: "a".to_owned(), labels: Default::default(), samplers: Some(names(&["scrap"])) };
         let options = Options {
             plugins_dir: Some("/d/plugins".into()),
-            poll: Poll { default_samplers: names(&["*", "nope"]), ..Poll::default() },
+            poll: PollConfig { default_samplers: names(&["*", "nope"]), ..PollConfig::default() },
             instances: vec![instance],
             ..with_sections(&["procsf", "procfs"])
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// `[poll]`: the times at which instances are polled, and the samplers that poll them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Poll {
+pub struct PollConfig {
     /// The time between two polls.
     pub interval: Span,
     /// The longest wall time of one call; at most the interval.
@@ -20,7 +20,7 @@ pub struct Poll {
     pub max_instances: Option<usize>,
 }
 
-impl Default for Poll {
+impl Default for PollConfig {
     fn default() -> Self {
         Self {
             interval: Span::from_secs(10),
@@ -32,7 +32,7 @@ impl Default for Poll {
     }
 }
 
-impl Poll {
+impl PollConfig {
     /// Returns the most instances of one owner.
     pub fn max_instances(&self) -> usize {
         /// Bytes of memory that an instance takes, without its samples.

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// `[stream]`: the streams of live readers.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Stream {
+pub struct StreamConfig {
     /// Samples of an instance that a slow reader may be behind before it loses some, or that a reader may be away for
     /// without missing any. For readers that are away, the newest 16 MiB of all instances' samples are kept.
     pub watch_buffer: usize,
@@ -26,7 +26,7 @@ pub struct Stream {
     pub max_buffer_bytes: Option<Size>,
 }
 
-impl Default for Stream {
+impl Default for StreamConfig {
     fn default() -> Self {
         Self {
             watch_buffer: 64,
@@ -39,7 +39,7 @@ impl Default for Stream {
     }
 }
 
-impl Stream {
+impl StreamConfig {
     /// Returns the most streams that may be open, for which there are always enough sockets.
     pub fn streams(&self) -> usize {
         self.max_streams.min(descriptors::streams(descriptors::sockets()))

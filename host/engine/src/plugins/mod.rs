@@ -7,28 +7,28 @@
 //! * `run`, `poll`: start and poll the current version. `batches`, `backoff`, `quarantine`: handle calls that end badly.
 //! * `native`: polls native samplers and sources in the same way.
 //! * `updater`, `mailbox`, `prepare`, `last_good`: prepare a newer version beside the running one. It takes over between
-//!   two ticks, through `slot`. `refused_version`: why a version is refused.
+//!   two ticks, through `handover_slot`. `refused_version`: why a version is refused.
 //! * `failure_log`: decides which failures of a plugin are logged.
 //! * `trial`: tries a plugin with another configuration beside the running version.
-//! * `status`, `page`: the state of a plugin, and the page that shows it.
-//! * `schema`: turns fields into columns and metrics. `state_file`: stores what a plugin saves.
+//! * `status`, `plugin_json`: the state of a plugin, and the JSON that shows it.
+//! * `fields`: turns fields into columns and metrics. `state_file`: stores what a plugin saves.
 
 mod backoff;
 mod batches;
 mod debounce;
 mod failure_log;
+mod fields;
 mod find;
+mod handover_slot;
 mod last_good;
 mod mailbox;
 mod native;
-mod page;
+mod plugin_json;
 mod poll;
 mod prepare;
 mod quarantine;
 mod refused_version;
 mod run;
-mod schema;
-mod slot;
 mod state_file;
 mod status;
 mod supervisor;
@@ -37,20 +37,20 @@ mod trial;
 mod updater;
 mod watcher;
 
+pub use fields::{BadFields, FieldMetric, Fields};
 pub use find::{BundledPlugin, Component, ComponentOrigin, FindError, in_folder};
 pub use native::BadNative;
-pub use page::PluginPage;
+pub use plugin_json::PluginPage;
 pub use refused_version::RefusedVersion;
-pub use schema::{BadFields, FieldMetric, Fields};
 pub use status::{OperatorOrder, PluginInfo, PluginState, PluginStatus, RefusedSection, SetAsideInstance};
 pub use supervisor::{PluginRequest, RequestError, RequestKind};
 
 pub(crate) use failure_log::{FailureKind, FailureLog};
+pub use fields::plain;
 pub use find::LARGEST;
 pub(crate) use native::start as start_natives;
-pub use page::describe_need;
+pub use plugin_json::describe_need;
 pub use prepare::digest;
-pub use schema::plain;
 pub use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
 pub use trial::{TrialFailed, TrialOutcome, try_components};
@@ -176,7 +176,7 @@ pub fn grants_toml(plugin: &str, needs: &[Need]) -> String {
     let mut toml = format!("[plugins.{}.grants]\n", toml_key(plugin));
     for (key, kind) in [("read", "read"), ("http", "http"), ("env", "env"), ("dirs", "dir")] {
         let what: Vec<_> = needs.iter().filter(|need| need.kind() == kind).collect();
-        let what: Vec<_> = what.into_iter().map(|need| toml_string(&schema::plain(need.what()))).collect();
+        let what: Vec<_> = what.into_iter().map(|need| toml_string(&fields::plain(need.what()))).collect();
         if !what.is_empty() {
             toml.push_str(&format!("{key} = [{}]\n", what.join(", ")));
         }

@@ -1,10 +1,10 @@
 //! Polls native samplers and sources as plugins are polled, with calls off the server's threads.
 
 use super::failure_log::FailureKind;
+use super::handover_slot::Slot;
 use super::poll::{PluginCalls, PollEnd, PollState, Poller, ResourceUse};
 use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
 use super::run::StateKeeper;
-use super::slot::Slot;
 use super::{BadFields, ComponentOrigin, Fields, PluginState, PluginStatus};
 use crate::Engine;
 use crate::clock::Schedule;

@@ -1,8 +1,8 @@
 //! The quarantine of a plugin whose calls ended badly again and again, or that an operator stopped.
 
 use super::backoff::QuarantinePauses;
+use super::handover_slot::Slot;
 use super::run::{StateKeeper, retry_at_ms};
-use super::slot::Slot;
 use super::status::{BY_OPERATOR, OperatorOrder};
 use super::updater::CandidateVersion;
 use super::{PluginState, PluginStatus};

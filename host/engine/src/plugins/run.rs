@@ -4,11 +4,11 @@
 use super::backoff::{Consequence, PollOutcome, backoff};
 use super::failure_log::FailureKind;
 use super::find::PluginLocation;
+use super::handover_slot::Slot;
 use super::last_good::LastGood;
 use super::poll::{PollEnd, PollState, Poller};
 use super::prepare::{LoadedPlugin, StartedPlugin, off_thread, start};
 use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
-use super::slot::Slot;
 use super::state_file::StateFile;
 use super::status::{BY_OPERATOR, OperatorOrder, SharedStatus};
 use super::task_end::TaskEnd;

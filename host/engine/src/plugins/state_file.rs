@@ -1,6 +1,6 @@
 //! The saved state of plugins on disk: one file each, which is replaced as a whole.
 
-use crate::unwritable::is_denied;
+use crate::disk_errors::is_denied;
 use dropsonde_sandbox::SavedState;
 use dropsonde_sandbox::replace::{PRIVATE, remove_abandoned, replace_file};
 use std::fs;

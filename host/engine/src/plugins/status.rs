@@ -1,6 +1,6 @@
 use super::failure_log::FailureLog;
 use super::{ComponentOrigin, Fields};
-use crate::conflicts::Conflicts;
+use crate::conflict_reports::Conflicts;
 use crate::events::EventQueue;
 use crate::options::{Options, PluginConfig};
 use crate::tracked::PluginName;

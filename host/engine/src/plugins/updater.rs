@@ -2,11 +2,11 @@
 
 use super::debounce::FileSignature;
 use super::find::PluginLocation;
+use super::handover_slot::Slot;
 use super::last_good::LastGood;
 use super::mailbox::Mailbox;
 use super::prepare::{ComponentBytes, LoadedPlugin, StartedPlugin, load, off_thread, start};
 use super::run::StateKeeper;
-use super::slot::Slot;
 use super::status::{SharedStatus, VersionRefusal};
 use super::supervisor::RequestError;
 use super::{Component, ComponentOrigin, FailureKind, PluginState, RefusedVersion};

@@ -10,7 +10,7 @@ pub use http::{HttpConfig, OF_CONNECTION};
 pub use listen::Listen;
 pub use tls::{TlsConfig, TlsVersion};
 
-use dropsonde_engine::options::{Metrics, Snapshot};
+use dropsonde_engine::options::{MetricsConfig, SnapshotConfig};
 use dropsonde_model::{InvalidValue, Right};
 use std::path::{Path, PathBuf};
 
@@ -40,8 +40,8 @@ impl Default for ServerOptions {
             tls: TlsConfig::default(),
             data_dir: None,
             insecure: false,
-            metrics_path: Metrics::default().path,
-            snapshot_path: Snapshot::default().path,
+            metrics_path: MetricsConfig::default().path,
+            snapshot_path: SnapshotConfig::default().path,
         }
     }
 }

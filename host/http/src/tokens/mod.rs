@@ -14,8 +14,8 @@ pub use sessions::Session;
 
 use crate::ServerOptions;
 use arc_swap::ArcSwap;
+use dropsonde_engine::disk_errors::{is_denied, is_unwritable};
 use dropsonde_engine::quota::ClientId;
-use dropsonde_engine::unwritable::{is_denied, is_unwritable};
 use dropsonde_model::Right;
 use login_limit::AttemptLimiter;
 use sessions::Sessions;

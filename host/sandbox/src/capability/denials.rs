@@ -11,10 +11,10 @@ const LONGEST: usize = 4096;
 
 /// The denials of one call. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Denials(Arc<Mutex<Call>>);
+pub(crate) struct Denials(Arc<Mutex<CallDenials>>);
 
 #[derive(Debug, Default)]
-struct Call {
+struct CallDenials {
     denials: Vec<Denial>,
     /// Whether the plugin's last request was one of them.
     is_last: bool,
@@ -32,7 +32,7 @@ struct Denial {
 
 impl Denials {
     pub(crate) fn begin_call(&self) {
-        *self.lock() = Call::default();
+        *self.lock() = CallDenials::default();
     }
 
     /// Notes a path or an origin that no grant covers. `why`: the text that says so, and what to grant.
@@ -71,7 +71,7 @@ impl Denials {
         call.denials.last().filter(|_| call.is_last).map(|denial| Failure::Denied(denial.why.clone()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Call> {
+    fn lock(&self) -> MutexGuard<'_, CallDenials> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -49,10 +49,10 @@ struct Now {
 
 /// Saves what a plugin reads.
 #[derive(Debug, Default)]
-pub struct Recorder(Mutex<Recorded>);
+pub struct Recorder(Mutex<RecorderState>);
 
 #[derive(Debug, Default)]
-struct Recorded {
+struct RecorderState {
     folder: PathBuf,
     failed: Option<io::Error>,
 }
@@ -156,8 +156,8 @@ impl Recording {
             }
         }
         let random = || Deterministic::new((0..=u8::MAX).collect());
-        wasi.wall_clock(Clock(self.clone()))
-            .monotonic_clock(Clock(self.clone()))
+        wasi.wall_clock(RecordedClock(self.clone()))
+            .monotonic_clock(RecordedClock(self.clone()))
             .secure_random(random())
             .insecure_random(random())
             .insecure_random_seed(0);
@@ -248,9 +248,9 @@ impl Recording {
     }
 }
 
-struct Clock(Arc<Recording>);
+struct RecordedClock(Arc<Recording>);
 
-impl HostWallClock for Clock {
+impl HostWallClock for RecordedClock {
     fn resolution(&self) -> Duration {
         Duration::from_millis(1)
     }
@@ -260,7 +260,7 @@ impl HostWallClock for Clock {
     }
 }
 
-impl HostMonotonicClock for Clock {
+impl HostMonotonicClock for RecordedClock {
     fn resolution(&self) -> u64 {
         1_000_000
     }

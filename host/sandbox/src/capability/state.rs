@@ -7,10 +7,10 @@ const LARGEST: usize = 64 << 10;
 
 /// A plugin's saved bytes. They outlive its instances. The owner of this value may write them to disk.
 #[derive(Debug, Clone, Default)]
-pub struct SavedState(Arc<Mutex<Saved>>);
+pub struct SavedState(Arc<Mutex<SavedBytes>>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Saved {
+struct SavedBytes {
     bytes: Option<Vec<u8>>,
     /// The number of saves so far.
     times: u64,
@@ -31,14 +31,14 @@ pub struct Trial {
 impl SavedState {
     /// Returns the state that an earlier host kept.
     pub fn restored(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(Saved { bytes: Some(bytes), ..Saved::default() })))
+        Self(Arc::new(Mutex::new(SavedBytes { bytes: Some(bytes), ..SavedBytes::default() })))
     }
 
     /// Begins a trial with the bytes that are saved now.
     pub fn trial(&self) -> Trial {
         let saved = self.with(|saved| saved.clone());
         let times = saved.times;
-        Trial { of: self.clone(), own: Self(Arc::new(Mutex::new(Saved { kept: times, ..saved }))), times }
+        Trial { of: self.clone(), own: Self(Arc::new(Mutex::new(SavedBytes { kept: times, ..saved }))), times }
     }
 
     /// Returns the bytes that are not on disk yet, if there are any, and the number of the save they are from.
@@ -59,11 +59,11 @@ impl SavedState {
         if bytes.len() > LARGEST {
             return Err(format!("the state has {} bytes; at most {LARGEST} are kept", bytes.len()));
         }
-        self.with(|saved| *saved = Saved { bytes: Some(bytes), times: saved.times + 1, kept: saved.kept });
+        self.with(|saved| *saved = SavedBytes { bytes: Some(bytes), times: saved.times + 1, kept: saved.kept });
         Ok(())
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Saved) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut SavedBytes) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -12,7 +12,7 @@ use crate::codec::{ByteReader, Chunk, PageHead};
 use crate::frame::ChunkBytes;
 use crate::inspect::{FileDefect, VerifyReport};
 use crate::ladder::Layout;
-use crate::{Schema, StoredField, jumps};
+use crate::{Schema, StoredField, clock_jumps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -70,7 +70,7 @@ pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io:
         verified.bytes += size;
     }
     progress(done, all);
-    verified.clock_jumps = notes.get(jumps::NOTE).map(|value| jumps::read(value)).unwrap_or_default();
+    verified.clock_jumps = notes.get(clock_jumps::NOTE).map(|value| clock_jumps::read(value)).unwrap_or_default();
     Ok(verified)
 }
 

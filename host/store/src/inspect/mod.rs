@@ -6,7 +6,7 @@ mod tests;
 use crate::archive::{self, Disk as _, FileRole, FolderSnapshot, HistoryFolder, NoteValues, RestoreReport};
 use crate::frame::{BlockRef, Blocks, Frame, FrameRow, FrameView, StoreResources};
 use crate::rows::RawRows;
-use crate::{ClockJump, InstanceId, Kind, Schema, StoreLimits, StoreUsage, jumps};
+use crate::{ClockJump, InstanceId, Kind, Schema, StoreLimits, StoreUsage, clock_jumps};
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
@@ -146,7 +146,7 @@ pub fn stats(folder: &Path) -> io::Result<FolderStats> {
         files.bytes += disk.open(&name).and_then(|file| file.size()).unwrap_or(0);
     }
     let (frames, values, restored) = restore(disk)?;
-    stats.clock_jumps = values.get(jumps::NOTE).map(|value| jumps::read(value)).unwrap_or_default();
+    stats.clock_jumps = values.get(clock_jumps::NOTE).map(|value| clock_jumps::read(value)).unwrap_or_default();
     let frames: Vec<_> = frames.iter().filter(|frame| !frame.is_empty()).collect();
     stats.instances = frames.iter().map(|frame| &frame.key().instance).collect::<HashSet<_>>().len();
     stats.frames = frames.len();

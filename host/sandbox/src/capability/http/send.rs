@@ -63,8 +63,8 @@ impl Default for Connections {
 
 type Driver = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 impl Http {
     pub(crate) fn new(grants: Arc<Grants>, limits: Limits, connections: Connections, denials: Denials) -> Self {
@@ -139,7 +139,7 @@ async fn send(
         match &rule.socket {
             Some(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(Error::Connect)?;
-                Ok(Box::new(stream) as Box<dyn Stream>)
+                Ok(Box::new(stream) as Box<dyn ByteStream>)
             }
             None => connect(origins, &origin, &permit).await,
         }
@@ -243,7 +243,7 @@ impl From<Error> for ConnectFailure {
 }
 
 /// Connects to an origin over TCP.
-async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<Box<dyn Stream>, ConnectFailure> {
+async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<Box<dyn ByteStream>, ConnectFailure> {
     let (name, permit) = ((origin.host.clone(), origin.port), permit.clone());
     // The lookup continues when nobody waits for it any more, and counts as a connection until it ends.
     let looked_up = move || {

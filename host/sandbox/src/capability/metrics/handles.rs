@@ -127,7 +127,7 @@ impl MetricHandles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capability::metrics::{MetricKind, MetricNames, Recorded};
+    use crate::capability::metrics::{MetricKind, MetricNames, SeriesReading};
 
     fn descriptor(name: &str, kind: MetricKind, labels: &[&str]) -> Descriptor {
         let labels = labels.iter().map(|&label| label.to_owned()).collect();
@@ -138,7 +138,7 @@ mod tests {
         PluginMetrics::new("p", MetricNames::default(), most)
     }
 
-    fn value(metrics: &PluginMetrics, name: &str) -> Recorded {
+    fn value(metrics: &PluginMetrics, name: &str) -> SeriesReading {
         let families = metrics.families();
         families.iter().find(|family| family.descriptor().name == name).unwrap().series()[0].read()
     }
@@ -182,7 +182,7 @@ mod tests {
         handles.record(old, 100.0);
         assert_eq!(metrics.wrong_handles(), 1, "it is another instance's");
         handles.record(new, 3.0);
-        assert_eq!(value(&metrics, "x_total"), Recorded::Number(5.0));
+        assert_eq!(value(&metrics, "x_total"), SeriesReading::Number(5.0));
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         handles.record(series, -1.0);
         assert!(matches!(handles.with_labels(u32::MAX, &[]), Err(NotRegistered::Conflict(_))));
         assert_eq!((metrics.wrong_handles(), metrics.wrong_values()), (4, 1));
-        assert_eq!(value(&metrics, "x_total"), Recorded::Number(0.0));
+        assert_eq!(value(&metrics, "x_total"), SeriesReading::Number(0.0));
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
         handles.record(old, 1.0);
         assert_eq!(metrics.wrong_handles(), 1);
         handles.record(new, 2.0);
-        assert_eq!(value(&metrics, "y"), Recorded::Number(2.0));
+        assert_eq!(value(&metrics, "y"), SeriesReading::Number(2.0));
         assert_eq!(metrics.series(), 1);
     }
 

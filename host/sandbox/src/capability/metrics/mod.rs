@@ -1,19 +1,19 @@
 //! `metrics`: a plugin's own Prometheus metrics.
 //!
-//! * `descriptor`: the definition of a metric, with the rules for names and labels. `names`: makes sure that a name
-//!   means the same for every plugin.
+//! * `descriptor`: the definition of a metric, with the rules for names and labels. `claims`: makes sure that a
+//!   name means the same for every plugin.
 //! * `series`: the recorded values.
 //! * `handles`: the numbers by which an instance of a plugin refers to its metrics.
 
+mod claims;
 mod descriptor;
 mod handles;
-mod names;
 mod series;
 
+pub use claims::{MetricClaim, MetricConflict, MetricNames};
 pub use descriptor::{BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricKind, family};
 pub use handles::MetricHandles;
-pub use names::{Claim, Conflict, MetricNames};
-pub use series::{MetricFamily, Recorded, Series};
+pub use series::{MetricFamily, Series, SeriesReading};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -33,15 +33,15 @@ const MOST_FAMILIES: usize = 1000;
 
 /// The metrics of one worker, recorded by all instances of its plugin. They end with the worker.
 #[derive(Debug, Clone)]
-pub struct PluginMetrics(Arc<Inner>);
+pub struct PluginMetrics(Arc<PluginMetricsInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct PluginMetricsInner {
     plugin: Arc<str>,
     names: MetricNames,
     /// Most series.
     most: usize,
-    table: Mutex<Table>,
+    table: Mutex<FamilyTable>,
     instances: AtomicU32,
     overflowed: AtomicU64,
     wrong_handles: AtomicU64,
@@ -49,7 +49,7 @@ struct Inner {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct FamilyTable {
     /// Families by name. A counter and another metric whose names differ only by `_total` have the same name here.
     families: BTreeMap<String, Arc<MetricFamily>>,
     series: usize,
@@ -79,7 +79,7 @@ impl Default for PluginMetrics {
 impl PluginMetrics {
     /// Returns an empty set of metrics. `names` are the names of all the host's plugins, `most` is the limit of series.
     pub fn new(plugin: impl Into<Arc<str>>, names: MetricNames, most: usize) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(PluginMetricsInner {
             plugin: plugin.into(),
             names,
             most,
@@ -127,7 +127,7 @@ impl PluginMetrics {
         let descriptor = descriptor.checked().map_err(|why| NotRegistered::InvalidName(why.to_string()))?;
         let mut table = self.lock();
         if let Some(family) = table.families.get(descriptor.family()) {
-            let same = Conflict::check("this plugin", family.descriptor(), &descriptor);
+            let same = MetricConflict::check("this plugin", family.descriptor(), &descriptor);
             return same.map(|()| family.clone()).map_err(|why| NotRegistered::Conflict(why.to_string()));
         }
         if table.families.len() >= MOST_FAMILIES {
@@ -181,7 +181,7 @@ impl PluginMetrics {
         Some(family)
     }
 
-    fn reserve(&self, table: &mut Table, series: usize, bytes: usize) -> Result<(), NotRegistered> {
+    fn reserve(&self, table: &mut FamilyTable, series: usize, bytes: usize) -> Result<(), NotRegistered> {
         if table.series + series > self.0.most || table.bytes + bytes > self.0.most.saturating_mul(BYTES_PER_SERIES) {
             return Err(self.overflow(self.0.most));
         }
@@ -195,7 +195,7 @@ impl PluginMetrics {
         NotRegistered::TooMany(most)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, FamilyTable> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

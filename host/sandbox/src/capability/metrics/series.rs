@@ -1,5 +1,5 @@
+use super::claims::MetricClaim;
 use super::descriptor::{Descriptor, MetricKind};
-use super::names::Claim;
 use dropsonde_model::text::is_harmful;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// One metric of a plugin with all its series.
 #[derive(Debug)]
 pub struct MetricFamily {
-    claim: Claim,
+    claim: MetricClaim,
     by_labels: Mutex<HashMap<Box<str>, Arc<Series>>>,
     /// The family's handle in one instance of the plugin.
     pub(super) handle: Handle,
@@ -19,13 +19,13 @@ pub struct MetricFamily {
 #[derive(Debug)]
 pub struct Series {
     labels: Box<str>,
-    value: Value,
+    value: SeriesValue,
     pub(super) handle: Handle,
 }
 
 /// A value. Only the plugin's thread writes it; any thread may read it.
 #[derive(Debug)]
-enum Value {
+enum SeriesValue {
     Counter(AtomicU64),
     Gauge(AtomicU64),
     Histogram {
@@ -38,7 +38,7 @@ enum Value {
 
 /// The value of a series when it was read.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Recorded {
+pub enum SeriesReading {
     /// The number of a counter or gauge. NaN: the gauge is not set.
     Number(f64),
     /// The observations in each bucket, the infinite one last, not cumulative; and their sum.
@@ -66,7 +66,7 @@ impl Handle {
 // === impl MetricFamily ===
 
 impl MetricFamily {
-    pub(super) fn new(claim: Claim) -> Self {
+    pub(super) fn new(claim: MetricClaim) -> Self {
         Self { claim, by_labels: Mutex::default(), handle: Handle::default() }
     }
 
@@ -122,9 +122,9 @@ impl MetricFamily {
 impl Series {
     fn new(descriptor: &Arc<Descriptor>, labels: Box<str>) -> Self {
         let value = match descriptor.kind {
-            MetricKind::Counter => Value::Counter(AtomicU64::new(0.0_f64.to_bits())),
-            MetricKind::Gauge => Value::Gauge(AtomicU64::new(f64::NAN.to_bits())),
-            MetricKind::Histogram => Value::Histogram {
+            MetricKind::Counter => SeriesValue::Counter(AtomicU64::new(0.0_f64.to_bits())),
+            MetricKind::Gauge => SeriesValue::Gauge(AtomicU64::new(f64::NAN.to_bits())),
+            MetricKind::Histogram => SeriesValue::Histogram {
                 bounds: descriptor.clone(),
                 buckets: (0..=descriptor.buckets.len()).map(|_| AtomicU64::new(0)).collect(),
                 sum: AtomicU64::new(0.0_f64.to_bits()),
@@ -138,10 +138,12 @@ impl Series {
         &self.labels
     }
 
-    pub fn read(&self) -> Recorded {
+    pub fn read(&self) -> SeriesReading {
         match &self.value {
-            Value::Counter(bits) | Value::Gauge(bits) => Recorded::Number(f64::from_bits(bits.load(Relaxed))),
-            Value::Histogram { buckets, sum, .. } => Recorded::Histogram {
+            SeriesValue::Counter(bits) | SeriesValue::Gauge(bits) => {
+                SeriesReading::Number(f64::from_bits(bits.load(Relaxed)))
+            }
+            SeriesValue::Histogram { buckets, sum, .. } => SeriesReading::Histogram {
                 buckets: buckets.iter().map(|bucket| bucket.load(Relaxed)).collect(),
                 sum: f64::from_bits(sum.load(Relaxed)),
             },
@@ -160,12 +162,12 @@ impl Series {
             sum.is_finite()
         };
         match &self.value {
-            Value::Counter(total) => value >= 0.0 && add(total),
-            Value::Gauge(bits) => {
+            SeriesValue::Counter(total) => value >= 0.0 && add(total),
+            SeriesValue::Gauge(bits) => {
                 bits.store(value.to_bits(), Relaxed);
                 true
             }
-            Value::Histogram { bounds, buckets, sum } => {
+            SeriesValue::Histogram { bounds, buckets, sum } => {
                 if value.is_nan() || !add(sum) {
                     return false;
                 }
@@ -180,7 +182,7 @@ impl Series {
 
     /// Makes a gauge unknown; other kinds keep their values.
     pub(super) fn lose(&self) {
-        if let Value::Gauge(bits) = &self.value {
+        if let SeriesValue::Gauge(bits) = &self.value {
             bits.store(f64::NAN.to_bits(), Relaxed);
         }
     }
@@ -216,16 +218,16 @@ mod tests {
         }
         assert!(series.record(f64::MAX));
         assert!(!series.record(f64::MAX), "more than a number can be");
-        assert_eq!(series.read(), Recorded::Number(f64::MAX + 2.5));
+        assert_eq!(series.read(), SeriesReading::Number(f64::MAX + 2.5));
     }
 
     #[test]
     fn a_gauge_is_unknown_until_it_is_set_and_once_it_is_lost() {
         let series = family(MetricKind::Gauge, &[]).add("".into());
-        let is_unknown = || matches!(series.read(), Recorded::Number(value) if value.is_nan());
+        let is_unknown = || matches!(series.read(), SeriesReading::Number(value) if value.is_nan());
         assert!(is_unknown());
         assert!(series.record(-3.0));
-        assert_eq!(series.read(), Recorded::Number(-3.0));
+        assert_eq!(series.read(), SeriesReading::Number(-3.0));
         series.lose();
         assert!(is_unknown());
     }
@@ -237,6 +239,6 @@ mod tests {
             assert!(series.record(value));
         }
         assert!(!series.record(f64::NAN) && !series.record(f64::INFINITY));
-        assert_eq!(series.read(), Recorded::Histogram { buckets: vec![2, 2, 1], sum: 13.5 });
+        assert_eq!(series.read(), SeriesReading::Histogram { buckets: vec![2, 2, 1], sum: 13.5 });
     }
 }

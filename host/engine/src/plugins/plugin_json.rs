@@ -1,9 +1,9 @@
 use super::{ComponentOrigin, PluginInfo, PluginState, PluginStatus, SetAsideInstance};
 use crate::Engine;
-use crate::conflicts::{self, ConflictPage};
+use crate::conflict_reports::{self, ConflictPage};
 use crate::json;
 use crate::shares::{self, PoolShare};
-use dropsonde_sandbox::{Grants, Need, PluginMetrics, Recorded, Trap};
+use dropsonde_sandbox::{Grants, Need, PluginMetrics, SeriesReading, Trap};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -129,9 +129,9 @@ impl MetricsPage {
         let shown = series.filter_map(|(name, series)| {
             let value = match series.read() {
                 // A gauge that was never set.
-                Recorded::Number(value) if !value.is_finite() => return None,
-                Recorded::Number(value) => ValuePage::Number { value },
-                Recorded::Histogram { buckets, sum } => ValuePage::Histogram { count: buckets.iter().sum(), sum },
+                SeriesReading::Number(value) if !value.is_finite() => return None,
+                SeriesReading::Number(value) => ValuePage::Number { value },
+                SeriesReading::Histogram { buckets, sum } => ValuePage::Histogram { count: buckets.iter().sum(), sum },
             };
             Some(SeriesPage { name, labels: pairs(series.labels()), value })
         });
@@ -254,7 +254,7 @@ impl PluginPage {
     pub fn of(engine: &Engine, status: &PluginStatus) -> Self {
         let metrics = status.metrics().as_ref().map(MetricsPage::of);
         let workers = usize::from(status.worker().is_some_and(|worker| worker.is_live()));
-        let conflicts = conflicts::of_plugin(engine, status);
+        let conflicts = conflict_reports::of_plugin(engine, status);
         let shares = shares::of_owner(engine, &status.name);
         let interval_seconds = status.interval().as_secs_f64();
         status.look(|known| Self {

@@ -66,7 +66,7 @@ impl Cache {
         let Some(folder) = &self.folder else {
             return compile()?.map(|compiled| adopt(engine, &compiled)).transpose();
         };
-        let entry = Entry::of(&folder.path, &self.key(digest));
+        let entry = CachedComponent::of(&folder.path, &self.key(digest));
         if let Some(found) = entry.get(engine) {
             return Ok(Some(found));
         }
@@ -77,7 +77,7 @@ impl Cache {
     }
 
     /// Adds an entry, and evicts others until it fits.
-    fn keep(&self, folder: &CacheFolder, entry: &Entry, compiled: &[u8]) {
+    fn keep(&self, folder: &CacheFolder, entry: &CachedComponent, compiled: &[u8]) {
         let _putting = self.putting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = entry.put(compiled) {
             tracing::warn!(folder = %folder.path.display(), %error, "cannot write a compiled plugin to the cache");
@@ -97,7 +97,7 @@ impl Cache {
 impl CacheFolder {
     /// Evicts the least recently used entries until the rest fits, and removes half-written files of hosts that were
     /// killed. A file that is mapped stays mapped.
-    fn make_room(&self, newest: &Entry) -> io::Result<()> {
+    fn make_room(&self, newest: &CachedComponent) -> io::Result<()> {
         let mut kept = Vec::new();
         for found in fs::read_dir(&self.path)? {
             let path = found?.path();
@@ -107,7 +107,7 @@ impl CacheFolder {
             if is("half") && about.modified()?.elapsed().is_ok_and(|age| age > ABANDONED) {
                 remove(&path)?;
             } else if is("cwasm") && path != newest.code {
-                let entry = Entry { sum: path.with_extension("sum"), code: path };
+                let entry = CachedComponent { sum: path.with_extension("sum"), code: path };
                 let used = entry.sum.metadata().and_then(|sum| sum.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
                 kept.push((used, about.len(), entry));
             }
@@ -140,12 +140,12 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// One compiled component in the folder.
-struct Entry {
+struct CachedComponent {
     code: PathBuf,
     sum: PathBuf,
 }
 
-impl Entry {
+impl CachedComponent {
     fn of(folder: &Path, key: &str) -> Self {
         Self { code: folder.join(format!("{key}.cwasm")), sum: folder.join(format!("{key}.sum")) }
     }
@@ -182,10 +182,10 @@ fn adopt(engine: &Engine, compiled: &[u8]) -> Result<Component, Refused> {
 
 #[expect(unsafe_code, reason = "trusts a file to be compiled code: one of our own, checked")]
 fn map(engine: &Engine, code: &Path) -> Option<Component> {
-    // SAFETY: the file lies in a folder that only this user can write to. [`Entry::put`] wrote it for an engine with
-    // the same compatibility hash (part of its name), and its checksum was compared just before. wasmtime checks its
-    // own header in addition. Only this user could still change the file, and this user could as well replace the
-    // binary.
+    // SAFETY: the file lies in a folder that only this user can write to. [`CachedComponent::put`] wrote it for an
+    // engine with the same compatibility hash (part of its name), and its checksum was compared just before. wasmtime
+    // checks its own header in addition. Only this user could still change the file, and this user could as well
+    // replace the binary.
     match unsafe { Component::deserialize_file(engine, code) } {
         Ok(component) => Some(component),
         Err(error) => {
@@ -199,8 +199,8 @@ fn map(engine: &Engine, code: &Path) -> Option<Component> {
 mod tests {
     use super::*;
 
-    fn entry(folder: &Path, key: &str, bytes: usize, used: u64) -> Entry {
-        let entry = Entry::of(folder, key);
+    fn entry(folder: &Path, key: &str, bytes: usize, used: u64) -> CachedComponent {
+        let entry = CachedComponent::of(folder, key);
         entry.put(&vec![0; bytes]).unwrap();
         let used = SystemTime::UNIX_EPOCH + Duration::from_secs(used);
         fs::File::open(&entry.sum).unwrap().set_modified(used).unwrap();
@@ -235,7 +235,7 @@ mod tests {
             std::thread::scope(|scope| {
                 for nth in 0..4 {
                     let (cache, bound) = (&cache, &bound);
-                    let entry = Entry::of(folder.path(), &format!("{round}-{nth}"));
+                    let entry = CachedComponent::of(folder.path(), &format!("{round}-{nth}"));
                     scope.spawn(move || cache.keep(bound, &entry, &[0; 100]));
                 }
             });

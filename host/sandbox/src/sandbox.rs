@@ -1,11 +1,11 @@
-use crate::cache::{Cache, CacheFolder};
+use crate::compile_cache::{Cache, CacheFolder};
+use crate::compile_queue::{Queue, Turn};
 use crate::compiler::{Compiler, Outcome};
 use crate::instance::Guest;
-use crate::plugin::{Plugin, Shared};
-use crate::queue::{Queue, Turn};
+use crate::plugin::{LoadedComponents, Plugin};
 use crate::refusal::Refused;
 use crate::ticker::Ticker;
-use crate::{Limits, contract, weight};
+use crate::{Limits, contract, instance_memory};
 use bytes::Bytes;
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Guest>,
     pub(crate) ticker: Ticker,
-    pub(crate) shared: Shared,
+    pub(crate) shared: LoadedComponents,
     /// None: this process compiles the components itself.
     apart: Option<Apart>,
     queue: Queue,
@@ -70,7 +70,7 @@ impl Sandbox {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
         contract::link(&mut linker).map_err(|e| failed(&e))?;
-        Ok(Self { engine, linker, ticker, shared: Shared::default(), apart: None, queue: Queue::default() })
+        Ok(Self { engine, linker, ticker, shared: LoadedComponents::default(), apart: None, queue: Queue::default() })
     }
 
     /// Makes the sandbox compile in child processes, `program argument`, whose main function is
@@ -144,7 +144,7 @@ impl Sandbox {
                     .map_or(Ok(None), |apart| apart.cache.compiled(&self.engine, digest, || Ok(None)));
             };
             let Some(Apart { compiler, cache }) = &self.apart else {
-                weight::check(component).map_err(Refused::Invalid)?;
+                instance_memory::check(component).map_err(Refused::Invalid)?;
                 let compiled = Component::new(&self.engine, component);
                 return compiled.map(Some).map_err(|error| Refused::Invalid(format!("{error:#}")));
             };

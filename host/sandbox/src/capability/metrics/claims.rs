@@ -17,14 +17,14 @@ struct Held {
 
 /// A claim to a name; dropping it gives the name up.
 #[derive(Debug)]
-pub struct Claim {
+pub struct MetricClaim {
     names: MetricNames,
     descriptor: Arc<Descriptor>,
 }
 
 /// The name has another meaning already.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Conflict {
+pub enum MetricConflict {
     #[error("{name} is already a {is} of {owner}, not a {wanted}")]
     Kind { name: String, owner: String, is: MetricKind, wanted: MetricKind },
     #[error("{name} of {owner} already has the labels {is:?}, not {wanted:?}")]
@@ -35,7 +35,7 @@ pub enum Conflict {
     Buckets { name: String, owner: String },
 }
 
-impl Conflict {
+impl MetricConflict {
     /// Checks that two descriptors of one name are the same.
     pub fn check(owner: &str, is: &Descriptor, wanted: &Descriptor) -> Result<(), Self> {
         let (name, owner) = (is.name.clone(), owner.to_owned());
@@ -57,15 +57,15 @@ impl Conflict {
 
 impl MetricNames {
     /// Claims a name, if it has the same meaning for all other owners. Two versions of one owner may differ.
-    pub fn claim(&self, owner: &Arc<str>, descriptor: Descriptor) -> Result<Claim, Conflict> {
+    pub fn claim(&self, owner: &Arc<str>, descriptor: Descriptor) -> Result<MetricClaim, MetricConflict> {
         let mut names = self.lock();
         let held = names.entry(descriptor.family().to_owned()).or_default();
         for other in held.iter().filter(|held| held.owner != *owner) {
-            Conflict::check(&other.owner, &other.descriptor, &descriptor)?;
+            MetricConflict::check(&other.owner, &other.descriptor, &descriptor)?;
         }
         let descriptor = Arc::new(descriptor);
         held.push(Held { owner: owner.clone(), descriptor: descriptor.clone() });
-        Ok(Claim { names: self.clone(), descriptor })
+        Ok(MetricClaim { names: self.clone(), descriptor })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Held>>> {
@@ -73,15 +73,15 @@ impl MetricNames {
     }
 }
 
-// === impl Claim ===
+// === impl MetricClaim ===
 
-impl Claim {
+impl MetricClaim {
     pub fn descriptor(&self) -> &Arc<Descriptor> {
         &self.descriptor
     }
 }
 
-impl Drop for Claim {
+impl Drop for MetricClaim {
     fn drop(&mut self) {
         let mut names = self.names.lock();
         let Some(held) = names.get_mut(self.descriptor.family()) else { return };
@@ -108,10 +108,10 @@ mod tests {
         let gauge = |help, labels: &[&str]| descriptor("x", MetricKind::Gauge, help, labels);
         let _kept = names.claim(&a, gauge("Help.", &["l"])).unwrap();
         assert!(names.claim(&b, gauge("Help.", &["l"])).is_ok());
-        assert!(matches!(names.claim(&b, gauge("Other.", &["l"])), Err(Conflict::Help { .. })));
-        assert!(matches!(names.claim(&b, gauge("Help.", &[])), Err(Conflict::Labels { .. })));
+        assert!(matches!(names.claim(&b, gauge("Other.", &["l"])), Err(MetricConflict::Help { .. })));
+        assert!(matches!(names.claim(&b, gauge("Help.", &[])), Err(MetricConflict::Labels { .. })));
         let total = descriptor("x_total", MetricKind::Counter, "Help.", &["l"]);
-        assert!(matches!(names.claim(&b, total), Err(Conflict::Kind { .. })), "one family in OpenMetrics");
+        assert!(matches!(names.claim(&b, total), Err(MetricConflict::Kind { .. })), "one family in OpenMetrics");
     }
 
     #[test]

@@ -22,10 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The queue of compiles of all plugins. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Queue(Arc<Shared>);
+pub(crate) struct Queue(Arc<QueueInner>);
 
 #[derive(Debug)]
-struct Shared {
+struct QueueInner {
     /// Number of places in the quick lane.
     quick: usize,
     patience: Duration,
@@ -38,7 +38,7 @@ struct Shared {
 struct State {
     next_id: u64,
     waiting: VecDeque<Waiting>,
-    running: Vec<Running>,
+    running: Vec<RunningCompile>,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ struct Waiting {
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningCompile {
     id: u64,
     owner: Arc<str>,
     lane: Lane,
@@ -102,7 +102,7 @@ impl Default for Queue {
 
 impl Queue {
     fn new(quick: usize, patience: Duration) -> Self {
-        Self(Arc::new(Shared { quick, patience, state: Mutex::default(), changed: Condvar::new() }))
+        Self(Arc::new(QueueInner { quick, patience, state: Mutex::default(), changed: Condvar::new() }))
     }
 
     /// Waits for a place. `is_slow` says that the compile was displaced before. Dropping the future ends the wait.
@@ -133,7 +133,7 @@ impl Queue {
                 state.waiting.drain(..).partition(|waiting| waiting.owner == owner);
             state.waiting = others;
             state.waiting.extend(rest);
-            state.running.push(Running { id, owner, lane, is_slow, since: Instant::now(), end: None });
+            state.running.push(RunningCompile { id, owner, lane, is_slow, since: Instant::now(), end: None });
             // The waiting future may have been dropped; then its turn is dropped too.
             let _ = called.send(());
         }
