@@ -24,7 +24,7 @@
 //! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `queue`, `weight`): the compiler and runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
 //! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, with its live instance.
-//! * `meter`: measures the CPU time of calls; `instance` enforces the budget. `limits`: all limits.
+//! * `meter`, `limits`: the CPU budget and the other limits.
 //! * [`Grants`] (`grants`): the capabilities that the operator grants. `capability`: one module per capability, with
 //!   its grant, its limits and its tests.
 //! * [`CallError`] (`error`): the ways in which a call can fail.
