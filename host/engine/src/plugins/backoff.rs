@@ -2,8 +2,8 @@
 //! and then goes into quarantine. An answered call, or enough time, resets this. An instance that is set aside
 //! (`batches`) is retried with the same [`backoff`].
 //!
-//! A call *ends badly* if the plugin's instance ends during the call, or while it is started for the call. A call *comes
-//! back* if the plugin answers it, even with a failure.
+//! A call *ends badly* if the plugin's instance ends during the call, or while it is started for the call. A call
+//! *comes back* if the plugin answers it, even with a failure.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
