@@ -5,8 +5,8 @@
 //! * `harness`: a running host, an HTTP client that shows every byte, the guests.
 //! * `access`: tokens, logins and the audit log; `exposure`: other machines, sites and host names; `abuse`: malformed
 //!   and slow requests; `clients`: limits per peer.
-//! * `reconfigure`: reloads of the configuration; `supervised`: notifications to the service manager; `api`: the OpenAPI
-//!   document; `operating`: mistakes of operators; `folders`: unreadable and missing folders.
+//! * `reconfigure`: reloads of the configuration; `supervised`: notifications to the service manager; `api`: the
+//!   OpenAPI document; `operating`: mistakes of operators; `folders`: unreadable and missing folders.
 //! * `http`, `reads`, `stream`, `tls`: the API for reading; `tracking`: the API for instances.
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: the metrics, the alerts and the dashboard.
 //! * `tracing`: spans and log lines.

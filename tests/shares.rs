@@ -173,7 +173,8 @@ fn the_memory_limit_of_history_shrinks_with_the_address_space_limit() {
         let line = metrics.lines().find(|line| line.starts_with("dropsonde_share_limit{pool=\"history_rows_bytes\"}"));
         line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
-    // A quarter of the address space counts as memory, as much of that is for history, and half of this for newest rows.
+    // A quarter of the address space counts as memory, as much of that is for history, and half of this for newest
+    // rows.
     assert_eq!(most(with_2_gib_of_address_space()), 2097152.0 * 1024.0 / 4.0 / 4.0 / 2.0);
     assert!(most(dropsonde()) >= most(with_2_gib_of_address_space()));
 }

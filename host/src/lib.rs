@@ -1,6 +1,18 @@
 //! Dropsonde, a telemetry host: it polls sandboxed plugins on its own schedule, keeps their samples as history, and
 //! serves them over HTTP.
 //!
+//! # Layout
+//!
+//! * [`config`]: the operator's configuration. [`reload`]: applies another configuration while the host runs.
+//! * [`host`]: starts and stops a host. `builder`: configures a host inside another program.
+//! * [`cli`]: the commands.
+//! * [`mod@tracing`]: the host's log and spans. `circuit_breaker`: metrics and a circuit breaker for a destination of
+//!   requests.
+//! * `bundled`: the plugins that are part of the binary.
+//!
+//! The parts of the host are crates of their own: [`engine`] polls plugins and records their samples, [`store`] keeps
+//! history, [`http`] serves it, the sandbox runs plugins, and [`model`] has the types that all crates share.
+//!
 //! # Embedded in another program
 //!
 //! A program can start a host in its own process. Its own samplers and sources then run beside the plugins:
@@ -54,18 +66,6 @@
 //! * [`history::HostHistory`]: durable history without a host.
 //!
 //! Two hosts in one process share nothing. The examples `embedded`, `events` and `history` are whole programs.
-//!
-//! # Layout
-//!
-//! * [`config`]: the operator's configuration. [`reload`]: applies another configuration while the host runs.
-//! * [`host`]: starts and stops a host. `builder`: configures a host inside another program.
-//! * [`cli`]: the commands.
-//! * [`mod@tracing`]: the host's log and spans. `circuit_breaker`: metrics and a circuit breaker for a destination of
-//!   requests.
-//! * `bundled`: the plugins that are part of the binary.
-//!
-//! The parts of the host are crates of their own: [`engine`] polls plugins and records their samples, [`store`] keeps
-//! history, [`http`] serves it, the sandbox runs plugins, and [`model`] has the types that all crates share.
 
 mod builder;
 mod bundled;

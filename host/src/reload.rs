@@ -98,7 +98,7 @@ async fn take_over(
     let (app, engine) = (server.app(), &server.app().engine);
     let before = in_force.load_full();
     let ConfigChange { config, needs_restart, changed } = ConfigChange::between(&before, config.validated()?);
-    // Old values of keys that need a restart must fit the new values.
+    // The kept old values and the new ones may contradict each other, so check the combination.
     let config = config.validated().context("together with the keys that need a restart")?;
     let (options, served) = (Arc::new(config.engine()), Arc::new(config.http()));
     parts.extend(needs_restart.into_iter().map(|key| ReloadPart::new(key, PartOutcome::Restart)));

@@ -351,8 +351,8 @@ impl Drop for Host {
     }
 }
 
-/// Returns the compiled code of the plugins that most tests run, by file name. One host compiles them for all tests: that
-/// takes seconds.
+/// Returns the compiled code of the plugins that most tests run, by file name. One host compiles them for all tests:
+/// that takes seconds.
 fn compiled_plugins() -> &'static [(PathBuf, Vec<u8>)] {
     static COMPILED: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
     COMPILED.get_or_init(|| {

@@ -1,8 +1,8 @@
-//! Address space for plugins, where it is limited (`ulimit -v`, `LimitAS=`). An allocation that fails ends the host. So
-//! a plugin starts only if the address space it reserves is left beside what the host itself may come to need and what
-//! running plugins have.
+//! Address space for plugins, where it is limited (`ulimit -v`, `LimitAS=`). A failed allocation ends the host.
+//! Therefore a plugin starts only if its reservation fits beside the reservations of running plugins and the most that
+//! the host itself can need.
 //!
-//! A plugin keeps its room while it is restarted, so that no other plugin can take it meanwhile.
+//! A plugin keeps its reservation while it restarts, so that no other plugin can take it meanwhile.
 
 use crate::memory;
 use crate::options::Options;

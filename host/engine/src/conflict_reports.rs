@@ -1,4 +1,5 @@
-//! Conflicts between plugins: a plugin reports instances, or fields of instances, that belong to another owner.
+//! Reports conflicts between plugins: a plugin reports instances, or fields of instances, that belong to another owner.
+//! `tracked/discovery.rs` decides to whom an instance belongs.
 
 use crate::Engine;
 use crate::plugins::{Fields, PluginStatus};

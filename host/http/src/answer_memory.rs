@@ -46,8 +46,8 @@ pub(super) fn resize(app: &App, memory: &mut QuotaPermit, bytes: usize) -> Resul
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MemoryReserved;
 
-/// Reserves memory for an answer that is made whole and has reserved none, until it was sent. Answers to requests on one
-/// connection of HTTP/2 may be many.
+/// Reserves memory for an answer that is made whole and has reserved none, until it was sent. Answers to requests on
+/// one connection of HTTP/2 may be many.
 pub(super) async fn with_reserved_memory(app: &App, peer: &Peer, mut response: Response) -> Response {
     /// Bytes of an answer that are not worth counting: a connection has them anyway.
     const SMALL: u64 = 1 << 10;

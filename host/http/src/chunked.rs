@@ -74,8 +74,8 @@ pub(super) async fn make(
     })
 }
 
-/// Makes the next piece. Returns it with what makes the pieces after it. A piece that takes long ends early: between two
-/// pieces others have their turn, and the answer ends if its client has gone.
+/// Makes the next piece. Returns it with the producer of the pieces after it. A piece that takes long ends early:
+/// between two pieces others have their turn, and the answer ends if its client has gone.
 fn piece(bytes: usize, mut more: JsonProducer) -> (Vec<u8>, Option<JsonProducer>) {
     const LONGEST: Duration = Duration::from_millis(500);
     let began = Instant::now();

@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //!
+//! * [`App`] (`app`): the state that handlers share.
 //! * `server`: accepts connections (`listener`, `tls`), agrees on a protocol, and shuts down gracefully; `refuse`:
 //!   refuses connections over a limit.
 //! * `connection`: one connection, until a stream takes its socket over; `write_timeout`: a socket with a write timeout;

@@ -1,6 +1,6 @@
-//! Dates of HTTP (RFC 9110). It stands in for the crate of this name, which panics when the clock is before 1970: hyper asks it
-//! for the date whenever it looks at a connection, with a `Date` header or without, and every connection would be reset. Here a
-//! time that HTTP has no date for is written as the nearest one it has.
+//! Dates of HTTP (RFC 9110). This crate replaces the public crate `httpdate`, which panics if the clock is before 1970.
+//! hyper asks for the date on every connection, even if no response has a `Date` header, so every connection would
+//! fail. For a time that HTTP has no date for, this crate writes the nearest date.
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::{DateTimeParser, DateTimePrinter};

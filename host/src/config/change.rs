@@ -16,7 +16,8 @@ pub struct ConfigChange {
 }
 
 /// Destructures a section into the keys that need a restart and those that apply live. A key that is in neither list
-/// does not compile.
+/// does not compile. A `live` key must be read from the options in force at each use, or be applied in
+/// `reload::take_over`; otherwise a change has no effect until a restart.
 macro_rules! section {
     ($kept:ident, $before:expr, $now:expr => $section:ident {
         restart: [$($fixed:ident),*], live: [$($live:ident),*] $(,)?

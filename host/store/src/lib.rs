@@ -21,6 +21,22 @@
 //!
 //! All times are milliseconds since 1970 UTC. A missing value is NaN, never zero.
 //!
+//! # Layout
+//!
+//! * [`InstanceId`]: the thing that is measured.
+//! * [`Schema`], [`StoredField`], [`Kind`], [`Aggregation`]: the fields that one sampler records; `quantum`: the step
+//!   of a field's readings; `rates`: converts totals to rates.
+//! * `frame`: one sampler's rows for one instance, as a ring: `open` blocks, sealed blocks (`block`), the generations
+//!   they belong to (`generations`), and the buckets that queries make of them (`buckets`).
+//! * `rows`, `cell`: a block's rows uncompressed, and their sums; `codec`: their compressed form; `cache`: unpacked
+//!   blocks.
+//! * [`ladder`]: the steps that queries use, the starts of buckets, the spans of blocks.
+//! * [`Query`], [`Points`], [`Sample`]: questions and answers.
+//! * [`Store`]: frames by instance; `merged`: merges the points of an instance's frames; `pool`: memory and disk that
+//!   several owners share.
+//! * [`Keeper`]: the background work that a push does not wait for; [`ClockJump`]: one time the clock was set.
+//! * `archive`: history in files; [`inspect`]: reads those files without a host.
+//!
 //! # How it works
 //!
 //! ```text
@@ -79,23 +95,8 @@
 //!
 //! Rates use a monotonic clock: each row of counters stores the delay between its time and its reading
 //! ([`Frame::push_read`]). Retention uses a clock that has run steadily, not one that has just jumped
-//! (`keeper/trusted_clock.rs`). Rows that a board recorded while its clock said 1970 are as old as the rows it wrote
-//! next.
-//!
-//! # Layout
-//!
-//! * [`InstanceId`]: the thing that is measured.
-//! * [`Schema`], [`StoredField`], [`Kind`], [`Aggregation`]: the fields that one sampler records; `quantum`: the step
-//!   of a field's readings; `rates`: converts totals to rates.
-//! * `frame`: one sampler's rows for one instance, as a ring: `open` blocks, sealed blocks (`block`), the generations
-//!   they belong to (`generations`), and the buckets that queries make of them (`buckets`).
-//! * `rows`, `cell`: a block's rows uncompressed, and their sums; `codec`: their compressed form; `cache`: unpacked
-//!   blocks.
-//! * [`ladder`]: the steps that queries use, the starts of buckets, the spans of blocks.
-//! * [`Query`], [`Points`], [`Sample`]: questions and answers.
-//! * [`Store`]: frames by instance; merges the frames of one instance.
-//! * [`Keeper`]: the background work that a push does not wait for; [`ClockJump`]: one time the clock was set.
-//! * `archive`: history in files; [`inspect`]: reads those files without a host.
+//! (`keeper/trusted_clock.rs`). Rows that were recorded while a board's clock showed 1970 count as being as old as the
+//! rows written after them (`frame/write_times.rs`).
 
 mod archive;
 mod cache;

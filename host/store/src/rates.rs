@@ -1,4 +1,4 @@
-//! Converts a counter's totals to rates.
+//! Converts a counter's totals to rates, for [`Schema::derive`](crate::Schema::derive), and rounds them.
 
 use crate::quantum::Quantum;
 

@@ -1,8 +1,8 @@
 //! The text of metrics that Prometheus scrapes.
 //!
 //! * `single_flight`: work that several callers share.
-//! * `registered`: metrics that were registered; `computed`: metrics that are computed at a scrape; `samples`: the newest rows
-//!   of all instances.
+//! * `registered`: metrics that were registered; `computed`: metrics that are computed at a scrape; `samples`: the
+//!   newest rows of all instances.
 
 mod computed;
 mod registered;

@@ -36,7 +36,7 @@ struct SamplerFrames {
     /// The size of the names of all its metrics, in bytes.
     names: usize,
     interval_ms: i64,
-    /// What orders samplers that disagree: those that come with the program are first, then those that were there first.
+    /// The order of samplers that disagree: samplers that come with the program, then those that started earlier.
     order: (bool, Instant),
     /// The frames, each with the position of its labels.
     frames: Vec<(Arc<Frame>, Range<usize>)>,

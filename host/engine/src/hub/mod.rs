@@ -1,16 +1,17 @@
 //! Live fan-out: each sample is encoded once, and all its readers share the bytes.
 //!
-//! A reader inside the process has a queue, bounded in events. When the queue is full, this reader alone loses the
-//! newest events, and the next event that fits is preceded by the number of lost ones. All other readers belong to the
-//! writers of streams (`writers` in the HTTP server). The events published last are kept for a while: a reader that was
-//! away gets exactly the events it missed, or hears from what time on to query history.
+//! A reader inside the process has a queue with room for some events. When the queue is full, only this reader loses
+//! new events; before the next event that fits, it gets the number of lost ones. All other readers belong to the
+//! writers of streams (`writers` in the HTTP server). The hub keeps the newest events for a while. A reader that
+//! reconnects gets exactly the events that it missed; if some of them are no longer kept, it gets the time from which
+//! on it has to query history.
 //!
 //! # Layout
 //!
 //! * `selection`: the samples that a reader follows; `channels`: the readers of each selection; `initial_events`:
 //!   the beginning of a reader's stream.
-//! * `event`: events as they are sent; `event_log`: the events published last; `start_note`: the note of the start before
-//!   this one.
+//! * `event`: events as they are sent; `event_log`: the newest events; `start_note`: a note for the next start, for
+//!   readers that were away during a restart.
 //! * `watch`: readers inside the process; `queue`: the events that wait for one of them.
 //! * `inbox`: the messages that wait for a writer of streams; `outlet`: the socket or body that takes a stream's bytes;
 //!   `pipe`: the way of bytes to a body.
@@ -55,8 +56,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The least limit of bytes of events in the inbox of each writer, and of those behind it, however few the
-/// configuration allows: a tick of some instances.
+/// The smallest limit, in bytes, of the events in a writer's inbox, and of those in its backlog. It holds even if the
+/// configuration allows less, and has room for one tick of some instances.
 const LEAST_OF_WRITER: usize = 1 << 20;
 
 /// Streams of one client that may take nothing or lose samples at a time, before the host reports the client.

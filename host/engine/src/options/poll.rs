@@ -15,8 +15,8 @@ pub struct PollConfig {
     pub discover_interval: Span,
     /// The samplers that poll an instance that names none. `*` means all samplers.
     pub default_samplers: Vec<String>,
-    /// The most instances of one owner. None: as many as an eighth of the available memory has room for at 1 KiB each, at
-    /// most 100 000.
+    /// The most instances of one owner. None: as many as fit into an eighth of the available memory at 1 KiB each,
+    /// at most 100 000.
     pub max_instances: Option<usize>,
 }
 

@@ -1,8 +1,9 @@
 //! Backoff and quarantine of a plugin whose calls end badly: the plugin waits before the next call, longer each time,
-//! and then goes into quarantine. Calls that come back, and time, lead back to the start.
+//! and then goes into quarantine. An answered call, or enough time, resets this. An instance that is set aside
+//! (`batches`) is retried with the same [`backoff`].
 //!
-//! A call *ends badly* if the plugin's instance ends in it, or already at the start for it. A call that the plugin
-//! answers with a failure comes back.
+//! A call *ends badly* if the plugin's instance ends during the call, or while it is started for the call. A call
+//! *comes back* if the plugin answers it, even with a failure.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -18,8 +19,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// The factor by which more calls may end badly while other calls come back. The search for an instance that ends calls
-/// takes some ten calls that end badly.
+/// While other calls come back, this many times as many calls may end badly before quarantine. The search for one
+/// instance that ends calls needs some ten calls that end badly.
 const BESIDE_OTHERS: usize = 100;
 
 /// The recent failures of a plugin, which decide on backoff and quarantine.
@@ -41,7 +42,8 @@ pub(crate) struct PollOutcome {
     pub(crate) came_back: bool,
     /// The number of calls that ended badly.
     pub(crate) ended_badly: usize,
-    /// The number of calls that ended badly, as was to be expected: they were for instances that are set aside.
+    /// The number of retries that ended badly, of instances that are set aside. Such ends are expected; they count only
+    /// if no call came back.
     pub(crate) tried_in_vain: usize,
 }
 

@@ -262,8 +262,8 @@ impl TrackedInstances {
         })
     }
 
-    /// Takes instances of other owners from plugins that may no longer add to them, because neither the operator nor a
-    /// program lets them. `shares`: returns whether the operator lets a plugin add to all instances of other owners.
+    /// Stops plugins from adding to instances of other owners, if neither the operator nor a program allows it any
+    /// more. `shares`: returns whether the operator allows a plugin to add to all instances of other owners.
     pub(crate) fn revoke_shares(&self, shares: &dyn Fn(&str) -> bool, now_ms: i64) {
         self.change(|instances, changed| {
             let default = instances.default_samplers();

@@ -1,6 +1,6 @@
-//! HTTP requests to the origins that the operator grants, with the methods and paths that they grant. A name is resolved once; its address is checked, and the
-//! connection goes to that address. Redirects are returned like any other response. Proxies in the environment are
-//! ignored.
+//! HTTP requests to the origins that the operator grants, with the granted methods and paths. A name is resolved once;
+//! its address is checked, and the connection goes to that address. Redirects are returned like any other response.
+//! Proxies in the environment are ignored.
 
 mod address;
 mod origin;

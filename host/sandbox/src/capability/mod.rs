@@ -1,4 +1,6 @@
-//! The capabilities that the host offers to plugins, one file each.
+//! The capabilities that the host offers to plugins, each in a file of its own. The capabilities share `denials` (the
+//! requests that were not granted), `inputs` (the machine, or a recording of one) and `wasi` (the context with which
+//! `env`, `dirs` and `log` reach components of any language).
 
 pub(crate) mod denials;
 pub(crate) mod dirs;

@@ -1,5 +1,6 @@
-//! The versions of the WIT package, one module each, which translates the version's types. Nothing outside this folder knows
-//! a version: another one is a module, a variant of [`Indices`] and [`Exports`], and a line in each function here.
+//! The versions of the WIT package, one module each, which translates the version's types. Nothing outside this folder
+//! knows a version: another one is a module, a variant of [`Indices`] and [`Exports`], and a line in each function
+//! here.
 
 mod v0_1;
 

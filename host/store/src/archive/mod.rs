@@ -5,9 +5,19 @@
 //!   merged into settled ones in the background ([`merge`]).
 //! * `notes-…`: other values that survive a restart ([`notes`]).
 //!
-//! Every file defines the schemas and frames that it uses; every record has a checksum ([`record`]). One thread writes.
-//! [`Archive::flush`] takes unwritten rows from the frames, so there is no queue that could overflow. Rows that cannot
-//! be written wait in the ring until the ring drops them.
+//! Every file defines the schemas and frames that it uses ([`definitions`]); every record has a checksum ([`record`]).
+//! One thread writes. [`Archive::flush`] takes unwritten rows from the frames, so there is no queue that could
+//! overflow. Rows that cannot be written wait in the ring until the ring drops them.
+//!
+//! # Layout
+//!
+//! * `log`, `segment`, `notes`: the kinds of files. `record`, `definitions`: their parts. `log_rows`: the form of rows
+//!   in the log.
+//! * `merge`: merges new files. `eviction`: chooses the files to delete when they take too much disk space.
+//! * `restore`: reads a folder at the start. `unread_history`: the history of a frame until it is first used.
+//!   `removed_frames`: the frames whose rows in files no longer count.
+//! * `verify`: finds corrupt data.
+//! * `disk`: files in one folder. `simulated_disk`, `crash`: tests of crashes.
 
 #[cfg(test)]
 mod crash;

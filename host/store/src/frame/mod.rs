@@ -111,8 +111,8 @@ struct FrameWriter {
     unread: Option<Box<UnreadHistory>>,
     /// Whether the memory reserved for further rows was given back.
     gave_back: bool,
-    /// The first row of the open block, if there was no memory to make columns of it wide: copying it to try again with each
-    /// row would take long.
+    /// The first row of the open block, if there was no memory to make columns of it wide: copying it to try again with
+    /// each row would take long.
     stays_narrow: Option<u64>,
 }
 

@@ -1,13 +1,14 @@
 //! The tests' guest: an instance's id is a verb, and sampling the instance does it.
 //!
 //! Well-behaved: `ok` reads 1, `count` counts its own calls, `gap` reads a gap, `unavailable` nothing, `gone` is gone,
-//! `remember` counts in saved state; `read` reads the file in the configuration, `list` lists the folder, `env` reads the
-//! variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows. `post` sends the URL a POST with
-//! a header and a large body. `raid` sends the host of the configuration requests that its grant does not allow, then one
-//! that it does.
+//! `remember` counts in saved state; `read` reads the file in the configuration, `list` lists the folder, `env` reads
+//! the variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows. `post` sends the URL a
+//! POST with a header and a large body. `raid` sends the host of the configuration requests that its grant does not
+//! allow, then one that it does.
 //!
-//! `measure` has metrics of its own and reads how many of them were refused, `wrong` such as are not taken, `labels` ever more
-//! series, `once` counts, sets a gauge, and panics the first time; `astray` records where nothing is; `single` records ten thousand times, `batch` the same at once.
+//! `measure` has metrics of its own and reads how many of them were refused, `wrong` such as are not taken, `labels`
+//! ever more series, `once` counts, sets a gauge, and panics the first time; `astray` records where nothing is;
+//! `single` records ten thousand times, `batch` the same at once.
 //!
 //! `version` reads which version of the guest this is: tests make others by changing `VERSION` in the component. From
 //! 90000 on they have other fields, 66666 panics in `init`, 77777 in `sample`, 55555 refuses its configuration.
@@ -16,9 +17,9 @@
 //!
 //! Others: `panic` panics, `spin` never returns, `wait` waits for ever, `hoard` takes all memory, `recurse` all stack,
 //! `flood` logs much, `line` a megabyte at once, `long` returns too much, `handles` holds too many resources, `headers`
-//! sends too many, `random` asks for too much, `shout` passes fifty megabytes, `requests` prepares
-//! requests without end, `dial` opens a socket, `infinite` reads ∞, `short` returns a value too few, `stranger` a failure for a row nobody
-//! asked for.
+//! sends too many, `random` asks for too much, `shout` passes fifty megabytes, `requests` prepares requests without
+//! end, `dial` opens a socket, `infinite` reads ∞, `short` returns a value too few, `stranger` a failure for a row
+//! nobody asked for.
 
 use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler};
 use dropsonde_guest::{env, files, http, log, metrics, state};

@@ -153,8 +153,8 @@ impl<C: PluginCalls> Poller<'_, C> {
     }
 }
 
-/// Does work whose time grows with a number of instances. Where there are many, the runtime's other tasks go on on other
-/// threads meanwhile.
+/// Does work whose time grows with a number of instances. Where there are many, the runtime's other tasks go on on
+/// other threads meanwhile.
 fn off_runtime<T>(instances: usize, work: impl FnOnce() -> T) -> T {
     const FEW: usize = 256;
     let has_others = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
