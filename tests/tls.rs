@@ -379,37 +379,39 @@ async fn connections_from_before_client_certificates_were_required_are_no_longer
 async fn unread_scrapes_of_one_peer_leave_room_for_other_peers_and_are_closed() {
     // Longer than a scrape waits for its place.
     let secure = tls_host_with("[http]\nwrite_timeout = '10s'\n");
-    let greedy = Ipv4Addr::new(127, 0, 0, 2);
+    let peer = |last| Ipv4Addr::new(127, 0, 0, last);
+    // Of the first nothing is taken; of the last so much that all was handed on.
+    tokio::join!(scrape_greedily(&secure, peer(2), 0), scrape_greedily(&secure, peer(3), 1));
+    scrape_greedily(&secure, peer(4), 70_000).await;
+}
+
+/// Scrapes forty times at once with a window of HTTP/2 that lets only so much through. Another peer gets its scrape.
+async fn scrape_greedily(secure: &TlsHost, peer: Ipv4Addr, window: u32) {
     let scrape = || Request::get("https://localhost/metrics").body(Empty::<Bytes>::new()).unwrap();
-    // Of the first nothing is taken; of the others so much that all was handed on.
-    for window in [0, 1, 70_000] {
-        let (mut scrapes, mut connections) = (JoinSet::new(), Vec::new());
-        for _ in 0..2 {
-            let (client, ended) =
-                http_2_client_with_window(window, connect_from(greedy, &secure, &[b"h2"]).await).await;
-            for _ in 0..20 {
-                let mut client = client.clone();
-                scrapes.spawn(async move { client.send_request(scrape()).await.unwrap() });
-            }
-            connections.push((client, ended));
+    let (mut scrapes, mut connections) = (JoinSet::new(), Vec::new());
+    for _ in 0..2 {
+        let (client, ended) = http_2_client_with_window(window, connect_from(peer, secure, &[b"h2"]).await).await;
+        for _ in 0..20 {
+            let mut client = client.clone();
+            scrapes.spawn(async move { client.send_request(scrape()).await.unwrap() });
         }
-        let answers = scrapes.join_all().await;
-        let statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
-        if window < 70_000 {
-            let refused = statuses.iter().filter(|status| **status == 429).count();
-            assert_eq!((refused, statuses.iter().filter(|status| **status == 200).count()), (24, 16), "{statuses:?}");
+        connections.push((client, ended));
+    }
+    let answers = scrapes.join_all().await;
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
+    if window < 70_000 {
+        let refused = statuses.iter().filter(|status| **status == 429).count();
+        assert_eq!((refused, statuses.iter().filter(|status| **status == 200).count()), (24, 16), "{statuses:?}");
+    }
+    let (mut modest, _) = http_2_client_with_window(1 << 20, connect(secure, &[b"h2"]).await).await;
+    let whole = modest.send_request(scrape()).await.unwrap();
+    assert_eq!(whole.status(), 200);
+    assert!(!whole.into_body().collect().await.unwrap().to_bytes().is_empty());
+    if window < 70_000 {
+        for (_, ended) in connections {
+            ended.await.unwrap();
         }
-        let (mut modest, _) = http_2_client_with_window(1 << 20, connect(&secure, &[b"h2"]).await).await;
-        let whole = modest.send_request(scrape()).await.unwrap();
-        assert_eq!(whole.status(), 200);
-        assert!(!whole.into_body().collect().await.unwrap().to_bytes().is_empty());
-        if window < 70_000 {
-            for (_, ended) in connections {
-                ended.await.unwrap();
-            }
-            let (mut again, _) =
-                http_2_client_with_window(1 << 20, connect_from(greedy, &secure, &[b"h2"]).await).await;
-            assert_eq!(again.send_request(scrape()).await.unwrap().status(), 200);
-        }
+        let (mut again, _) = http_2_client_with_window(1 << 20, connect_from(peer, secure, &[b"h2"]).await).await;
+        assert_eq!(again.send_request(scrape()).await.unwrap().status(), 200);
     }
 }

@@ -30,12 +30,14 @@ const MOST: usize = 32;
 
 const LONGEST_KEY: usize = 64;
 
+/// Keys of labels that the host or Prometheus sets.
+pub const RESERVED_KEYS: [&str; 6] = ["id", "sampler", "plugin", "instance", "job", "le"];
+
 /// Returns whether a text is a valid label key.
 pub fn is_valid_key(key: &str) -> bool {
-    const TAKEN: [&str; 6] = ["id", "sampler", "plugin", "instance", "job", "le"];
     let begins = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     let goes_on = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    begins && goes_on && key.len() <= LONGEST_KEY && !key.starts_with("__") && !TAKEN.contains(&key)
+    begins && goes_on && key.len() <= LONGEST_KEY && !key.starts_with("__") && !RESERVED_KEYS.contains(&key)
 }
 
 /// Checks labels that a program or the operator gives. They are accepted unchanged or refused.

@@ -1,3 +1,4 @@
+use dropsonde_model::labels::RESERVED_KEYS;
 use dropsonde_model::text::harmless;
 use std::fmt;
 
@@ -33,7 +34,7 @@ pub enum BadDescriptor {
     NoTotal(String),
     #[error("{name:?} ends in `{suffix}`, which is only for counters (`_total`) or for parts of other metrics")]
     Suffix { name: String, suffix: &'static str },
-    #[error("label {0:?}: a label is [a-zA-Z_][a-zA-Z0-9_]*, does not begin with `__`, and is not one of {LABELS:?}")]
+    #[error("label {0:?}: a label is [a-zA-Z_][a-zA-Z0-9_]*, does not begin with `__`, and is not one of {RESERVED_KEYS:?}")]
     Label(String),
     #[error("label {0:?} is given twice")]
     Twice(String),
@@ -61,9 +62,6 @@ const OF_PROMETHEUS: [&str; 2] = ["scrape_", "exported_"];
 
 /// Suffixes that mark parts of a histogram, a summary or a counter.
 const SUFFIXES: [&str; 5] = ["_total", "_created", "_bucket", "_count", "_sum"];
-
-/// Labels that the host or Prometheus sets.
-const LABELS: [&str; 6] = ["id", "sampler", "plugin", "instance", "job", "le"];
 
 /// Upper bounds in seconds, from a fast request to a slow one; the defaults of all Prometheus libraries.
 pub const DEFAULT_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -148,7 +146,7 @@ impl Descriptor {
         for (index, label) in self.labels.iter().enumerate() {
             let begins = label.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
             let goes_on = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-            let is_free = !label.starts_with("__") && !LABELS.contains(&label.as_str());
+            let is_free = !label.starts_with("__") && !RESERVED_KEYS.contains(&label.as_str());
             if !begins || !goes_on || !is_free || label.len() > LONGEST_NAME {
                 return Err(BadDescriptor::Label(shown(label)));
             }
