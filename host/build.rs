@@ -6,13 +6,25 @@ use dropsonde_builder::{Crate, Network, Toolchain};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-const BUNDLED: [&str; 2] = ["appstats", "procfs"];
+const BUNDLED: [&str; 8] = ["appstats", "containers", "httpjson", "probe", "procfs", "scrape", "synthetic", "textfile"];
+
+/// What the plugins are built from, beside their own folders.
+const SHARED: [&str; 8] = [
+    "Cargo.lock",
+    "wit",
+    "guest-sdk/src",
+    "guest-sdk/Cargo.toml",
+    "host/openmetrics/src",
+    "host/openmetrics/Cargo.toml",
+    "plugins/mapping",
+    "plugins/targets",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace is above host/")?;
     println!("cargo::rerun-if-env-changed=DROPSONDE_WASM_TOOLCHAIN");
-    for part in ["Cargo.lock", "wit", "guest-sdk/src", "guest-sdk/Cargo.toml"] {
+    for part in SHARED {
         println!("cargo::rerun-if-changed={}", root.join(part).display());
     }
     for name in BUNDLED {

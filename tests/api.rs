@@ -47,7 +47,7 @@ fn responses_to_generated_requests_match_the_openapi_document() {
         .args(["-H", admin.trim()])
         // Streams do not end.
         .args(["--exclude-path-regex", "stream$"])
-        .args(["--generation-deterministic", "--max-examples", "50", "--continue-on-failure"])
+        .args(["--generation-deterministic", "--max-examples", "25", "--continue-on-failure"])
         .args(["--warnings", "off", "--no-color"])
         .output()
         .unwrap();

@@ -2,6 +2,7 @@
 
 use crate::harness::{Host, dropsonde, run, verbs, workspace};
 use dropsonde::config::{Config, ConfigChange};
+use dropsonde_sandbox::Limits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -186,7 +187,7 @@ fn the_defaults_on_the_configuration_page_match_the_host() {
         let said = config_with(&key, &default).unwrap_or_else(|error| panic!("{key} = {default}: {error}"));
         if key.starts_with("plugins.") {
             let (said, unsaid) = (said.engine().plugin("a"), Config::default().engine().plugin("a"));
-            let limits = |of| Config::default().engine().limits(of);
+            let limits = |of| Config::default().engine().limits(of, Limits::DEFAULT);
             assert_eq!(limits(&said), limits(&unsaid), "{key} = {default}");
             assert_eq!((said.failures(), said.failure_window()), (unsaid.failures(), unsaid.failure_window()), "{key}");
             assert_eq!(said.retry_after(), unsaid.retry_after(), "{key}");

@@ -82,8 +82,8 @@ fn every_exceeded_limit_has_its_own_reason_and_spares_other_plugins() {
 
 #[test]
 fn endless_loops_at_every_stage_of_a_start_end_at_the_init_deadline() {
-    let looping = "config = { init = 'spin' }\nlimits = { init_deadline = '200ms' }\n";
-    let started = "limits = { init_deadline = '200ms' }\n";
+    let looping = "config = { init = 'spin' }\nlimits = { init_deadline = '200ms', failures = 2 }\n";
+    let started = "limits = { init_deadline = '200ms', failures = 2 }\n";
     let more = format!(
         "[plugins.init]\n{looping}[plugins.init2]\n{looping}[plugins.init3]\n{looping}[plugins.start]\n{started}"
     );

@@ -21,7 +21,8 @@
 //! * `history`: history after a restart, after a crash, and on a broken disk.
 //! * `commands`, `store_commands`: the command line; `pipes`: commands whose output pipe is closed.
 //! * `embedding`: the host as a part of another program, and the examples.
-//! * `procfs`: the bundled sampler on machines of all kinds.
+//! * `procfs`: the bundled sampler on machines of all kinds. `scraping`: the bundled plugins that ask servers and read
+//!   files, and `serve --demo`.
 //! * `authoring`: from a plugin's template to a sample; `handbook`: its links, keys and configurations.
 
 #![allow(
@@ -63,6 +64,7 @@ mod reads;
 mod reconfigure;
 mod reload;
 mod sandbox;
+mod scraping;
 mod shares;
 mod snapshot;
 mod store_commands;

@@ -89,7 +89,7 @@ fn offline_commands_succeed_when_their_output_pipe_is_closed() {
     };
     let recorded = run("plugin run procfs --instance host --record tests/now").output().unwrap();
     assert!(recorded.status.success(), "{recorded:?}");
-    for args in [
+    let commands = [
         "--help",
         "--version",
         "help range",
@@ -104,14 +104,20 @@ fn offline_commands_succeed_when_their_output_pipe_is_closed() {
         "plugin bench procfs --instance host --seconds 1",
         "plugin bench procfs --instance host --seconds 1 --json",
         "plugin test --file procfs",
-    ] {
-        assert_succeeds_without_stdout(run(args));
-        assert_succeeds_without_output(run(args));
-    }
-    for language in ["rust", "python", "js"] {
-        assert_succeeds_without_stdout(run(&format!("plugin new {language}-1 --lang {language}")));
-        assert_succeeds_without_output(run(&format!("plugin new {language}-2 --lang {language}")));
-    }
+    ];
+    let new = ["rust", "python", "js"].map(|language| format!("plugin new {language}-N --lang {language}"));
+    let commands: Vec<&str> = commands.into_iter().chain(new.iter().map(String::as_str)).collect();
+    std::thread::scope(|scope| {
+        for some in commands.chunks(5) {
+            let run = &run;
+            scope.spawn(move || {
+                for args in some {
+                    assert_succeeds_without_stdout(run(&args.replace("-N", "-1")));
+                    assert_succeeds_without_output(run(&args.replace("-N", "-2")));
+                }
+            });
+        }
+    });
 }
 
 #[test]

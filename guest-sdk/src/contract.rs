@@ -28,6 +28,14 @@ impl Failure {
     pub fn invalid(why: impl Into<String>) -> Self {
         Self::Invalid(why.into())
     }
+
+    /// Returns the text that says why, for a line of the log.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Gone => "it no longer exists",
+            Self::Unavailable(why) | Self::Denied(why) | Self::Invalid(why) => why,
+        }
+    }
 }
 
 impl<E: std::error::Error> From<E> for Failure {

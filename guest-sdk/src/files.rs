@@ -113,6 +113,11 @@ pub fn space(path: &str) -> Result<DiskSpace, FileError> {
     imp::space(path)
 }
 
+/// Returns when the file or directory was last modified, in milliseconds since 1970 UTC.
+pub fn modified_ms(path: &str) -> Result<u64, FileError> {
+    imp::modified_ms(path)
+}
+
 impl std::fmt::Display for FileError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -174,6 +179,10 @@ mod imp {
         let host::DiskUsage { total_bytes, used_bytes, available_bytes } =
             host::usage(path).map_err(|e| error(path, e))?;
         Ok(DiskUsage { total_bytes, used_bytes, available_bytes })
+    }
+
+    pub(super) fn modified_ms(path: &str) -> Result<u64, FileError> {
+        host::modified_ms(path).map_err(|e| error(path, e))
     }
 
     impl From<host::Entry> for Entry {
@@ -250,6 +259,12 @@ mod imp {
         let page: Vec<Entry> = entries.iter().skip(start).take(most as usize).cloned().collect();
         let next = start.saturating_add(page.len());
         Ok(EntriesPage { entries: page, next: (next < entries.len()).then_some(next as u64) })
+    }
+
+    pub(super) fn modified_ms(path: &str) -> Result<u64, FileError> {
+        let modified = std::fs::metadata(path).and_then(|about| about.modified()).map_err(|e| error(path, &e))?;
+        let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     pub(super) fn usage(path: &str) -> Result<DiskUsage, FileError> {

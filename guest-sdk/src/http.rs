@@ -3,6 +3,7 @@
 //! Redirects are returned like any other response. To follow one, send another request; its origin must be granted too.
 
 use crate::Failure;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// A response, with any status.
@@ -36,6 +37,19 @@ pub struct Request {
     timeout: Option<Duration>,
 }
 
+/// A step of a request and its response. Each request ends with exactly one [`Progress::End`].
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// The request is sent now: its timeout begins.
+    Sent,
+    /// Status and headers came.
+    Head(&'a Response),
+    /// The next piece of the body came.
+    Body(&'a [u8]),
+    /// The body is complete, or there is no response or only a part of it.
+    End(Result<(), HttpError>),
+}
+
 /// Why there is no response. `?` turns it into a [`Failure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpError {
@@ -64,7 +78,30 @@ pub fn get_all(urls: &[impl AsRef<str>], timeout: Duration) -> Vec<Result<Respon
 /// Sends requests at the same time, and returns the responses in the order of the requests. The timeout covers all of
 /// them together; a request can have a shorter one of its own.
 pub fn send_all(requests: &[Request], timeout: Duration) -> Vec<Result<Response, HttpError>> {
-    imp::send_all(requests, timeout)
+    let mut so_far = vec![Response::default(); requests.len()];
+    let mut ends: Vec<Option<Result<(), HttpError>>> = vec![None; requests.len()];
+    exchange_all(requests, timeout, &mut |nth, progress| {
+        let (Some(so_far), Some(end)) = (so_far.get_mut(nth), ends.get_mut(nth)) else { return ControlFlow::Break(()) };
+        match progress {
+            Progress::Sent => {}
+            Progress::Head(head) => so_far.clone_from(head),
+            Progress::Body(piece) => so_far.body.extend_from_slice(piece),
+            Progress::End(result) => *end = Some(result),
+        }
+        ControlFlow::Continue(())
+    });
+    let late = |request: &Request| Err(HttpError::Timeout(request.url.clone()));
+    let all = so_far.into_iter().zip(ends).zip(requests);
+    all.map(|((response, end), request)| end.unwrap_or_else(|| late(request)).map(|()| response)).collect()
+}
+
+/// What gets the position of a request and each step of its response.
+pub type Take<'a> = dyn FnMut(usize, Progress<'_>) -> ControlFlow<()> + 'a;
+
+/// Sends requests at the same time, as [`send_all`] does, and calls `take` with each step of each response. Nothing of
+/// the bodies is kept, so that large ones need no memory. If `take` breaks off, the rest of that response is not read.
+pub fn exchange_all(requests: &[Request], timeout: Duration, take: &mut Take<'_>) {
+    imp::exchange_all(requests, timeout, take);
 }
 
 // === impl Request ===
@@ -154,9 +191,9 @@ fn parts(url: &str) -> Option<(&str, &str, &str)> {
 
 #[cfg(target_family = "wasm")]
 mod imp {
-    use super::{HttpError, Request, Response, parts};
+    use super::{HttpError, Progress, Request, Response, Take, parts};
     use crate::clock::Instant;
-    use std::collections::BTreeMap;
+    use std::ops::ControlFlow;
     use std::time::Duration;
     use wasip2::clocks::monotonic_clock;
     use wasip2::http::outgoing_handler;
@@ -168,11 +205,12 @@ mod imp {
     use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 
     /// Most requests at a time. The host has a limit of its own.
-    const AT_A_TIME: usize = 32;
+    const AT_A_TIME: usize = 48;
 
     const CHUNK: u64 = 64 << 10;
 
-    type Answer = Result<Response, HttpError>;
+    /// How an exchange ended.
+    type End = Result<(), HttpError>;
 
     /// A request under way.
     struct Exchange<'a> {
@@ -205,12 +243,11 @@ mod imp {
         stream: InputStream,
         _body: IncomingBody,
         _response: IncomingResponse,
-        so_far: Response,
     }
 
-    pub(super) fn send_all(requests: &[Request], timeout: Duration) -> Vec<Answer> {
+    pub(super) fn exchange_all(requests: &[Request], timeout: Duration, take: &mut Take<'_>) {
         let end = Instant::now() + timeout;
-        let mut answers = BTreeMap::new();
+        let late = |url: &str| Progress::End(Err(HttpError::Timeout(url.to_owned())));
         let mut waiting = requests.iter().enumerate();
         let mut under_way: Vec<Exchange<'_>> = Vec::new();
         loop {
@@ -218,9 +255,10 @@ mod imp {
                 let Some((nth, request)) = waiting.next() else { break };
                 let now = Instant::now();
                 let until = request.timeout.map_or(end, |own| end.min(now + own));
+                let _ = take(nth, Progress::Sent);
                 match begin(request, until - now) {
                     Ok(step) => under_way.push(Exchange { nth, url: &request.url, until, step }),
-                    Err(error) => drop(answers.insert(nth, Err(error))),
+                    Err(error) => _ = take(nth, Progress::End(Err(error))),
                 }
             }
             let Some(next) = under_way.iter().map(|exchange| exchange.until).min() else { break };
@@ -236,20 +274,24 @@ mod imp {
             let exchanges = under_way.len();
             for place in ready.into_iter().rev().map(|place| place as usize).filter(|place| *place < exchanges) {
                 let Exchange { nth, url, until, step } = under_way.swap_remove(place);
-                match step.go_on(url) {
+                match step.go_on(url, &mut |progress| take(nth, progress)) {
                     Ok(step) => under_way.push(Exchange { nth, url, until, step }),
-                    Err(answer) => drop(answers.insert(nth, answer)),
+                    Err(result) => _ = take(nth, Progress::End(result)),
                 }
             }
             let now = Instant::now();
-            under_way.retain(|exchange| exchange.until > now);
+            under_way.retain(|Exchange { nth, url, until, .. }| {
+                let has_time = *until > now;
+                if !has_time {
+                    let _ = take(*nth, late(url));
+                }
+                has_time
+            });
             if now >= end {
                 break;
             }
         }
-        let late = |request: &Request| Err(HttpError::Timeout(request.url.clone()));
-        let answer = |(nth, request)| answers.remove(&nth).unwrap_or_else(|| late(request));
-        requests.iter().enumerate().map(answer).collect()
+        waiting.for_each(|(nth, request)| _ = take(nth, late(&request.url)));
     }
 
     fn begin(request: &Request, timeout: Duration) -> Result<Step, HttpError> {
@@ -310,8 +352,8 @@ mod imp {
             }
         }
 
-        /// Returns the next step, or the final result.
-        fn go_on(self, url: &str) -> Result<Self, Answer> {
+        /// Returns the next step, or how the exchange ended.
+        fn go_on(self, url: &str, take: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<Self, End> {
             let other = |why: &str| Err(HttpError::Other(url.to_owned(), why.to_owned()));
             match self {
                 Self::Sending(sending) => sending.go_on(),
@@ -328,15 +370,19 @@ mod imp {
                     let stream = body.stream().map_err(|()| other("the body of the response cannot be read"))?;
                     let ready = stream.subscribe();
                     let (status, headers) = (response.status(), response.headers().entries());
-                    let so_far = Response { status, headers, body: Vec::new() };
-                    Ok(Self::Reading(Reading { ready, stream, _body: body, _response: response, so_far }))
+                    if take(Progress::Head(&Response { status, headers, body: Vec::new() })).is_break() {
+                        return Err(Ok(()));
+                    }
+                    Ok(Self::Reading(Reading { ready, stream, _body: body, _response: response }))
                 }
-                Self::Reading(mut reading) => match reading.stream.read(CHUNK) {
+                Self::Reading(reading) => match reading.stream.read(CHUNK) {
                     Ok(bytes) => {
-                        reading.so_far.body.extend_from_slice(&bytes);
+                        if take(Progress::Body(&bytes)).is_break() {
+                            return Err(Ok(()));
+                        }
                         Ok(Self::Reading(reading))
                     }
-                    Err(StreamError::Closed) => Err(Ok(std::mem::take(&mut reading.so_far))),
+                    Err(StreamError::Closed) => Err(Ok(())),
                     Err(StreamError::LastOperationFailed(error)) => {
                         let code = wasip2::http::types::http_error_code(&error);
                         Err(Err(match code {
@@ -356,7 +402,7 @@ mod imp {
     impl Sending {
         /// Sends as much as the host takes. A body that cannot be sent is no error here: the response says why, or that
         /// the server answered before the end of the body.
-        fn go_on(mut self) -> Result<Step, Answer> {
+        fn go_on(mut self) -> Result<Step, End> {
             let is_sent = match self.stream.check_write() {
                 Ok(room) => {
                     let count = self.left.len().min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -393,20 +439,33 @@ mod imp {
 
 #[cfg(not(target_family = "wasm"))]
 mod imp {
-    use super::{HttpError, Request, Response, parts};
+    use super::{HttpError, Progress, Request, Response, Take, parts};
     use std::io::{ErrorKind, Read, Write};
     use std::net::{TcpStream, ToSocketAddrs};
     use std::time::Duration;
 
     /// Sends the requests one after the other, each with the whole timeout. That is enough to try a plugin.
-    pub(super) fn send_all(requests: &[Request], timeout: Duration) -> Vec<Result<Response, HttpError>> {
-        let failed = |url: &String, error: &std::io::Error| match error.kind() {
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => HttpError::Timeout(url.clone()),
-            ErrorKind::InvalidInput => HttpError::NotAUrl(url.clone()),
-            _ => HttpError::Other(url.clone(), error.to_string()),
-        };
-        let sent = |request: &Request| send(request, request.timeout.unwrap_or(timeout).min(timeout));
-        requests.iter().map(|request| sent(request).map_err(|error| failed(&request.url, &error))).collect()
+    pub(super) fn exchange_all(requests: &[Request], timeout: Duration, take: &mut Take<'_>) {
+        for (nth, request) in requests.iter().enumerate() {
+            let _ = take(nth, Progress::Sent);
+            let sent = send(request, request.timeout.unwrap_or(timeout).min(timeout));
+            let end = sent.map(|mut response| {
+                let body = std::mem::take(&mut response.body);
+                if take(nth, Progress::Head(&response)).is_continue() {
+                    let _ = take(nth, Progress::Body(&body));
+                }
+            });
+            let _ = take(nth, Progress::End(end.map_err(|error| failed(&request.url, &error))));
+        }
+    }
+
+    fn failed(url: &str, error: &std::io::Error) -> HttpError {
+        let url = url.to_owned();
+        match error.kind() {
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => HttpError::Timeout(url),
+            ErrorKind::InvalidInput => HttpError::NotAUrl(url),
+            _ => HttpError::Other(url, error.to_string()),
+        }
     }
 
     fn send(request: &Request, timeout: Duration) -> std::io::Result<Response> {

@@ -126,6 +126,11 @@ impl From<Vec<f64>> for Reading {
 // === impl Readings ===
 
 impl Readings {
+    /// Returns rows without any value, to be filled. A row without values is no reading, and no failure either.
+    pub fn empty(rows: usize, fields: usize) -> Self {
+        Self { values: vec![f64::NAN; rows * fields], offsets_ms: vec![0; rows], failures: Vec::new() }
+    }
+
     /// Adds the next row. A failure also takes a row, so that the rows stay in the order of the instances.
     pub fn push(&mut self, reading: Result<Reading, Failure>, fields: &[Field]) {
         let start = self.values.len();

@@ -114,10 +114,14 @@ async fn take_over(
     if let Err(error) = tokio::task::spawn_blocking(move || Tls::read(&wanted)).await? {
         failed.push(ReloadPart::failed("[tls]", text::error(&*error)));
     }
-    for status in &others {
-        if let Err(why) = engine.plugins.try_out(&status.name, &options).await {
-            engine.metrics.core.errors(&status.name, "load", 1);
-            failed.push(ReloadPart::failed(section(&status.name), why.to_string()));
+    // Some bundled plugins run once they have a section.
+    let begin = options.bundled_in_use().filter(|bundled| engine.plugins.get(bundled.name).is_none());
+    let others = others.iter().map(|status| status.name.to_string());
+    let others: Vec<String> = others.chain(begin.map(|bundled| bundled.name.to_owned())).collect();
+    for name in &others {
+        if let Err(why) = engine.plugins.try_out(name, &options).await {
+            engine.metrics.core.errors(name, "load", 1);
+            failed.push(ReloadPart::failed(section(name), why.to_string()));
         }
     }
     let mut read = None;
@@ -165,12 +169,12 @@ async fn take_over(
             }
         });
     }
-    for status in &others {
-        engine.plugins.reconfigure(&status.name).await;
+    for name in &others {
+        engine.plugins.reconfigure(name).await;
     }
     let deadline = Instant::now() + SETTLED;
-    for status in &others {
-        parts.push(settled(engine, &status.name, deadline).await);
+    for name in &others {
+        parts.push(settled(engine, name, deadline).await);
     }
     let is_new = |name: &&String| before.plugins.get(*name) != options.plugins.get(*name);
     let absent = options.plugins.keys().filter(is_new).filter(|name| engine.plugins.get(name).is_none());
@@ -185,8 +189,8 @@ fn key_of_native(native: &PluginStatus, options: &Options) -> String {
 }
 
 async fn unknown_names(engine: &Engine, options: &Options, before: &Options) -> Result<Vec<ReloadPart>> {
-    let (folder, bundled) = (options.plugins_dir.clone(), options.bundled);
-    let found = tokio::task::spawn_blocking(move || plugins::in_folder(folder.as_deref(), bundled));
+    let (folder, found) = (options.plugins_dir.clone(), options.clone());
+    let found = tokio::task::spawn_blocking(move || plugins::in_folder(folder.as_deref(), &found));
     let found = found.await?.unwrap_or_default().into_iter().map(|component| component.name);
     let running = engine.plugins.list().into_iter().map(|status| status.name.to_string());
     let known: BTreeSet<String> = found.chain(running).collect();
@@ -195,15 +199,10 @@ async fn unknown_names(engine: &Engine, options: &Options, before: &Options) -> 
 }
 
 /// Returns the error of a refused reload. Adds to `parts` what failed, and what would have worked.
-fn refuse(
-    failed: Vec<ReloadPart>,
-    changed: &[&str],
-    others: &[Arc<PluginStatus>],
-    parts: &mut Vec<ReloadPart>,
-) -> anyhow::Error {
+fn refuse(failed: Vec<ReloadPart>, changed: &[&str], others: &[String], parts: &mut Vec<ReloadPart>) -> anyhow::Error {
     let why = failed.iter().map(|failed| format!("{}: {}", failed.part, failed.error.as_deref().unwrap_or_default()));
     let why = anyhow!("{}", why.collect::<Vec<_>>().join("; "));
-    let others = others.iter().map(|status| section(&status.name));
+    let others = others.iter().map(|name| section(name));
     let works = changed.iter().map(|part| (*part).to_owned()).chain(others);
     let works: Vec<_> = works.filter(|part| failed.iter().all(|failed| failed.part != *part)).collect();
     parts.extend(failed);

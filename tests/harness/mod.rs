@@ -13,6 +13,6 @@ pub(crate) use client::{EventStream, Response, connect_from, request, send, stre
 pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, verbs_version, workspace};
 pub(crate) use host::{Host, dropsonde, run, wait_until};
-pub(crate) use prometheus::prometheus_tool;
+pub(crate) use prometheus::{Prometheus, prometheus_tool};
 pub(crate) use server::{SocketServer, TestServer};
 pub(crate) use wall_clock::SettableWallClock;

@@ -154,7 +154,12 @@ fn prometheus(target: &Path) -> Result<()> {
 
 fn cargo(args: impl Iterator<Item = impl AsRef<std::ffi::OsStr>>) -> Result<()> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(program).args(args).status().context("cannot run cargo")?;
+    let mut cargo = Command::new(program);
+    // Many tests wait for a host more than they compute.
+    if let (Ok(cores), None) = (std::thread::available_parallelism(), std::env::var_os("RUST_TEST_THREADS")) {
+        cargo.env("RUST_TEST_THREADS", (cores.get() + 1).to_string());
+    }
+    let status = cargo.args(args).status().context("cannot run cargo")?;
     if !status.success() {
         bail!("cargo failed");
     }

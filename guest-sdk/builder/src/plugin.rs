@@ -80,11 +80,15 @@ impl Crate {
 
     /// Compiles the crate and returns its component's bytes. Warnings and errors go to standard error.
     pub fn build(&self, toolchain: &Toolchain, network: Network) -> Result<Vec<u8>> {
+        // A separate target directory: an outer cargo holds the lock of the usual one while its build scripts run.
+        self.build_in(&self.target_dir.join("guests"), toolchain, network)
+    }
+
+    /// Does the same in a target directory that several crates share: what they have in common is compiled once.
+    pub fn build_in(&self, target_dir: &Path, toolchain: &Toolchain, network: Network) -> Result<Vec<u8>> {
         let mut cargo = cargo();
         cargo.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]);
-        // Uses a separate target directory: the outer cargo holds the lock of the usual one while its build scripts
-        // run.
-        cargo.arg(&self.manifest).arg("--target-dir").arg(self.target_dir.join("guests"));
+        cargo.arg(&self.manifest).arg("--target-dir").arg(target_dir);
         if network == Network::Forbidden {
             cargo.args(["--locked", "--offline"]);
         }

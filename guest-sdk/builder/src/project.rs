@@ -35,8 +35,9 @@ impl Project {
     }
 
     /// Builds the plugin and returns its component's bytes. A wasm toolchain for Rust is looked for in the given
-    /// folders, and fetched into the last one if none has it.
-    pub fn build(&self, toolchains: &[PathBuf]) -> Result<Vec<u8>> {
+    /// folders, and fetched into the last one if none has it. What Rust plugins have in common is compiled once, into
+    /// `shared`, unless the user chose a target directory.
+    pub fn build(&self, toolchains: &[PathBuf], shared: Option<&Path>) -> Result<Vec<u8>> {
         match self {
             Self::Rust(plugin) => {
                 let known = std::iter::once(plugin.target_dir()).chain(toolchains.iter().map(PathBuf::as_path));
@@ -46,7 +47,10 @@ impl Project {
                     Some(found) => found,
                     None => Toolchain::find_or_fetch(last)?,
                 };
-                plugin.build(&toolchain, Network::Allowed)
+                match shared.filter(|_| std::env::var_os("CARGO_TARGET_DIR").is_none()) {
+                    Some(shared) => plugin.build_in(shared, &toolchain, Network::Allowed),
+                    None => plugin.build(&toolchain, Network::Allowed),
+                }
             }
             Self::Script(plugin) => plugin.build(),
         }

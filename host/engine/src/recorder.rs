@@ -244,6 +244,17 @@ impl SampleRecorder {
         failed
     }
 
+    /// Writes rows of the past to the store, for history before the start.
+    pub(crate) fn backfill(&mut self, engine: &Engine, at_ms: i64, batch: &[PolledInstance], readings: &Readings) {
+        let columns = self.columns().max(1);
+        let rows = batch.iter().zip(readings.values.chunks_exact(columns));
+        for (polled, values) in rows.filter(|(_, values)| values.iter().any(|value| value.is_finite())) {
+            if let Some(frame) = self.frame(engine, polled) {
+                frame.push_read(at_ms, 0.0, values);
+            }
+        }
+    }
+
     /// Reports the fields that the host ignored because the owners of the instances read them.
     fn tell_of_conflicts(&self, engine: &Engine, taken: BTreeMap<(PluginName, usize), InstanceId>) {
         let fields = self.fields.schema.fields();

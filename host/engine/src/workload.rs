@@ -40,13 +40,13 @@ pub(crate) fn latest<'a>(
         let frames = store.frames(id);
         roundings.learn(&frames);
         let newest = frames.iter().max_by_key(|frame| (frame.last_write(), frame.latest_at_ms()))?;
-        Some((sample, newest.interval_ms(), newest.last_write()))
+        Some((sample, newest.pace_ms(), newest.last_write()))
     });
     let latest: Vec<(Sample, i64, u64)> = latest.collect();
     // The time of the sample that was written last, whatever the wall clock was then.
     let at_ms = latest.iter().map(|(sample, _, write)| (*write, sample.at_ms)).max()?.1;
-    let is_fresh = |(sample, interval_ms, _): &&(Sample, i64, u64)| {
-        at_ms.saturating_sub(sample.at_ms).saturating_abs() <= interval_ms.saturating_mul(STALE_INTERVALS)
+    let is_fresh = |(sample, pace_ms, _): &&(Sample, i64, u64)| {
+        at_ms.saturating_sub(sample.at_ms).saturating_abs() <= pace_ms.saturating_mul(STALE_INTERVALS)
     };
     let (mut sums, mut row, mut count) = (FieldSums::default(), SumRow::new(), 0_u32);
     for (sample, ..) in latest.iter().filter(is_fresh) {

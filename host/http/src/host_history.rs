@@ -11,9 +11,15 @@ use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use dropsonde_engine::Engine;
 use dropsonde_engine::history::HistoryRange;
 use dropsonde_engine::json::{PointsFormat, TimeFormat};
+use dropsonde_store::{InstanceId, Query};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Fields about the scrape of a host, and not about the host.
+const OF_SCRAPES: [&str; 2] = ["up", "scrape_duration_ms"];
 
 /// Hosts that are looked at at the same time.
 const AT_ONCE: usize = 500;
@@ -58,12 +64,23 @@ pub(crate) async fn history(
     let host = parameters.one("host").ok_or_else(|| wrong("host parameter required".to_owned()))?;
     let range: HistoryRange = parameters.one("range").unwrap_or("1h").parse().map_err(|why| wrong(format!("{why}")))?;
     let id = named(host)?;
-    let query = range.query(app.engine.clock.now_ms());
+    let query = Query { fields: of_host(&app.engine, &id), ..range.query(app.engine.clock.now_ms()) };
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let head = format!("{{\"host\":{},\"range\":{},\"samples\":", text(id.as_str()), text(range.label()));
     let form = PointsFormat { time: TimeFormat::Seconds, bands: false };
     let made = answer_range(app, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
     Ok(made.into_response())
+}
+
+/// Returns the fields of a host without those about its scrape; none if all fields are its own.
+fn of_host(engine: &Engine, id: &InstanceId) -> Option<Vec<String>> {
+    let frames = engine.store.frames(id);
+    let names: BTreeSet<&str> =
+        frames.iter().flat_map(|frame| frame.schema().fields()).map(|field| &*field.name).collect();
+    if !OF_SCRAPES.iter().all(|name| names.contains(name)) {
+        return None;
+    }
+    Some(names.into_iter().filter(|name| !OF_SCRAPES.contains(name)).map(str::to_owned).collect())
 }
 
 /// Makes an object whose last member is an array.

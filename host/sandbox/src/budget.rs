@@ -9,7 +9,7 @@ use wasmtime::Store;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     cpu: Duration,
-    deadline: Duration,
+    pub(crate) deadline: Duration,
     /// The configuration keys that set them.
     cpu_setting: &'static str,
     deadline_setting: &'static str,

@@ -74,7 +74,13 @@ impl Guest {
             inputs: with.inputs.clone(),
             log: with.log.clone(),
             wasi: wasi::context(&with.plugin, &with.grants, &with.inputs, &with.log),
-            http: Http::new(with.grants.clone(), with.limits, with.connections.clone(), denials.clone()),
+            http: Http::new(
+                with.grants.clone(),
+                with.limits,
+                with.inputs.clone(),
+                with.connections.clone(),
+                denials.clone(),
+            ),
             http_limits,
             resources: wasi::table(with.limits.handles),
             ceiling: Ceiling::new(with.limits.memory),
@@ -117,6 +123,11 @@ impl Guest {
         self.noted(path, space)
     }
 
+    pub(crate) fn file_modified_ms(&mut self, path: &str) -> Result<u64, FileError> {
+        let modified_ms = self.inputs.modified_ms(&self.grants.files, path);
+        self.noted(path, modified_ms)
+    }
+
     fn noted<T>(&mut self, path: &str, answer: Result<T, FileError>) -> Result<T, FileError> {
         match &answer {
             // If a grant covers the path as written, the denial has another reason: where its symlinks lead.
@@ -133,7 +144,8 @@ impl Guest {
         self.denials.told(failure)
     }
 
-    fn begin_call(&mut self) {
+    fn begin_call(&mut self, deadline: Duration) {
+        self.http.begin_call(deadline);
         self.file_bytes_left = self.limits.file_bytes;
         self.denials.begin_call();
         self.log.lock().unwrap_or_else(PoisonError::into_inner).forget_last_words();
@@ -244,7 +256,7 @@ impl Live {
     ) -> Result<T, CallError> {
         let _running = sandbox.ticker.running();
         self.store.set_epoch_deadline(1);
-        self.store.data_mut().begin_call();
+        self.store.data_mut().begin_call(budget.deadline);
         let exports = &self.exports;
         let answer = budget.spend(&self.meter, &mut self.store, async |store| call(exports, store).await).await;
         answer.map_err(|error| self.told(error))

@@ -54,6 +54,7 @@ mod worker;
 mod worker_thread;
 
 pub use capability::inputs::{Inputs, Recorder, Recording};
+pub use capability::log::LogLine;
 pub use capability::metrics::{
     BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricClaim, MetricConflict, MetricFamily, MetricHandles, MetricKind,
     MetricNames, NotRegistered, PluginMetrics, Series, SeriesReading, family,

@@ -38,28 +38,32 @@ pub struct Limits {
     pub idle_timeout: Option<Duration>,
 }
 
+impl Limits {
+    pub const DEFAULT: Self = Self {
+        // Enough for a Python interpreter on a slow board.
+        compile_time: Duration::from_secs(60),
+        // Several times the need of a Rust or C plugin. Plugins with an interpreter need a higher limit.
+        memory: 64 << 20,
+        cpu: Duration::from_millis(100),
+        cpu_setting: "limits.cpu",
+        deadline: Duration::from_secs(1),
+        deadline_setting: "limits.deadline",
+        init_deadline: Duration::from_secs(10),
+        output: 4 << 20,
+        handles: 256,
+        // Enough to read one page of /proc for each process of a large machine.
+        file_bytes: 64 << 20,
+        http_body: 8 << 20,
+        instances: 100_000,
+        log_lines_per_second: 20,
+        log_line_bytes: 4096,
+        idle_timeout: None,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            // Enough for a Python interpreter on a slow board.
-            compile_time: Duration::from_secs(60),
-            // Several times the need of a Rust or C plugin. Plugins with an interpreter need a higher limit.
-            memory: 64 << 20,
-            cpu: Duration::from_millis(100),
-            cpu_setting: "limits.cpu",
-            deadline: Duration::from_secs(1),
-            deadline_setting: "limits.deadline",
-            init_deadline: Duration::from_secs(10),
-            output: 4 << 20,
-            handles: 256,
-            // Enough to read one page of /proc for each process of a large machine.
-            file_bytes: 64 << 20,
-            http_body: 8 << 20,
-            instances: 100_000,
-            log_lines_per_second: 20,
-            log_line_bytes: 4096,
-            idle_timeout: None,
-        }
+        Self::DEFAULT
     }
 }
 

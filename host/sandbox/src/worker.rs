@@ -185,8 +185,7 @@ impl Worker {
 }
 
 fn surroundings(setup: &Setup, stats: &WorkerStats) -> Surroundings {
-    let dropped = stats.log_lines_dropped.clone();
-    let log = Log::new(setup.name.as_str().into(), &setup.limits, dropped);
+    let log = Log::new(setup.name.as_str().into(), &setup.limits, stats.log.clone());
     Surroundings {
         plugin: setup.name.as_str().into(),
         limits: setup.limits,

@@ -1,5 +1,6 @@
 //! The thread of a worker. It runs jobs one by one, each in the live instance or in a new one.
 
+use crate::capability::log::{LogLine, RecentLog};
 use crate::instance::{Live, Surroundings};
 use crate::{CallError, Event, Field, Instance, Plugin, Readings, Role, Sandbox, Stats, Tick};
 use std::future::Future;
@@ -29,7 +30,7 @@ pub struct WorkerStats {
     idled: AtomicU64,
     live: AtomicBool,
     busy: AtomicBool,
-    pub(crate) log_lines_dropped: Arc<AtomicU64>,
+    pub(crate) log: Arc<RecentLog>,
 }
 
 /// A job, and the tracing span that it belongs to.
@@ -309,7 +310,12 @@ impl WorkerStats {
     }
 
     pub fn log_lines_dropped(&self) -> u64 {
-        self.log_lines_dropped.load(Relaxed)
+        self.log.dropped()
+    }
+
+    /// Returns the newest lines that the plugin logged, the oldest first.
+    pub fn log(&self) -> Vec<LogLine> {
+        self.log.lines()
     }
 }
 

@@ -104,6 +104,9 @@ struct ServeArgs {
     /// Write nothing to disk: history and plugins' state are lost when the host stops
     #[arg(long)]
     memory_only: bool,
+    /// Show made-up series of 50 instances with two hours of history, to look around; nothing is written to disk
+    #[arg(long, conflicts_with_all = ["config", "data", "plugins"])]
+    demo: bool,
     /// Address and port to serve HTTP on (port 0: any free port), or unix:PATH [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
     listen: Option<Listen>,

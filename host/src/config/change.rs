@@ -40,7 +40,7 @@ impl ConfigChange {
         let mut kept: Vec<&'static str> = Vec::new();
         // Keys of resources that are opened, bound or sized at the start need a restart.
         section! { kept, before, &mut now => Config {
-            restart: [listen, data_dir, plugins_dir, compile_cache, insecure, tracing],
+            restart: [listen, data_dir, plugins_dir, compile_cache, insecure, is_demo, tracing],
             live: [labels, store, poll, stream, metrics, snapshot, http, auth, tls, instances, plugins],
         } "" }
         section! { kept, before.store, &mut now.store => StoreConfig {

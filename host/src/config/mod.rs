@@ -16,7 +16,7 @@ pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, Tls
 pub use dropsonde_model::{Size, Span};
 pub use tracing::TracingConfig;
 
-use crate::bundled::BUNDLED;
+use crate::bundled::{BUNDLED, DEMO};
 use dropsonde_engine::{self as engine, memory};
 use dropsonde_http as http;
 use dropsonde_model::{InvalidValue, Labels};
@@ -55,6 +55,9 @@ pub struct Config {
     /// Lets other machines connect without TLS and read without a token. Only the command line sets it.
     #[serde(skip)]
     pub insecure: bool,
+    /// Whether the host shows made-up series. Only the command line sets it.
+    #[serde(skip)]
+    pub is_demo: bool,
 }
 
 /// An error in a configuration, with its file or key.
@@ -87,6 +90,14 @@ impl Config {
         toml::from_str(&text).map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })
     }
 
+    /// Returns the configuration of `serve --demo`.
+    pub(crate) fn demo() -> Result<Self, ConfigError> {
+        let parsed: Result<Self, toml::de::Error> = toml::from_str(include_str!("../demo.toml"));
+        let refused =
+            |error: toml::de::Error| ConfigError::Syntax { path: "demo.toml".into(), message: error.to_string() };
+        Ok(Self { is_demo: true, ..parsed.map_err(refused)? })
+    }
+
     /// Checks everything that types alone cannot check.
     pub fn validated(self) -> Result<Self, ConfigError> {
         self.http().check()?;
@@ -114,7 +125,7 @@ impl Config {
             plugins: self.plugins.clone(),
             data_dir: self.kept_dir(),
             plugins_dir: self.plugins_folder(),
-            bundled: BUNDLED,
+            bundled: if self.is_demo { DEMO } else { BUNDLED },
             serving: self.http.bytes(memory),
         }
     }
@@ -202,6 +213,7 @@ impl Default for Config {
             instances: Vec::new(),
             plugins: BTreeMap::new(),
             insecure: false,
+            is_demo: false,
         }
     }
 }

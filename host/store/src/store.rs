@@ -189,14 +189,14 @@ impl Store {
     }
 
     /// Returns the latest sample of an instance, merged from its frames. Its time is that of the frame that was written
-    /// to last. Frames that are more than three of their intervals away from that time are left out. So are frames that
-    /// a sampler recorded before its fields or its interval changed.
+    /// to last. Frames whose latest row is more than three times their pace away from that time are left out. So are
+    /// frames that a sampler recorded before its fields or its interval changed.
     pub fn latest(&self, instance: &InstanceId) -> Option<Sample> {
         let frames = self.frames(instance);
         let (.., at_ms) = frames.iter().filter_map(|frame| self.written(frame)).max()?;
         let is_fresh = |frame: &&Arc<Frame>| {
             // This check comes first, because the row of an old frame may be in a file.
-            let limit_ms = frame.interval_ms().saturating_mul(STALE_INTERVALS);
+            let limit_ms = frame.pace_ms().saturating_mul(STALE_INTERVALS);
             frame.latest_at_ms().is_some_and(|latest| at_ms.saturating_sub(latest).saturating_abs() <= limit_ms)
         };
         let is_current = |frame: &&Arc<Frame>| {

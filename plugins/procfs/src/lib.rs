@@ -12,8 +12,7 @@
 //! * `shared`: files that several rows of one tick use.
 //! * `host`, `mounts`, `programs`, `process`: the rows of these kinds of instances.
 //! * `census`, `choice`: the existing processes, and the choice of those that become instances.
-//! * `totals`, `pace`: running totals that never fall and never grow faster than time. `troubles`: problems for the
-//!   log.
+//! * `totals`, `pace`: running totals that never fall and never grow faster than time.
 //! * `cpu`, `memory`, `cgroup`, `net`, `disks`, `sysfs`, `clock`: one parser per kernel file or folder.
 
 mod census;
@@ -35,11 +34,11 @@ mod row;
 mod shared;
 mod sysfs;
 mod totals;
-mod troubles;
 
 use census::{Allowance, Census, Process};
 use choice::Chooser;
 use config::{Per, Settings};
+use dropsonde_guest::log::Troubles;
 use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler};
 use host::Devices;
 use process::ProcessId;
@@ -47,7 +46,6 @@ use row::Row;
 use shared::TickFiles;
 use std::collections::BTreeMap;
 use totals::Totals;
-use troubles::Troubles;
 
 /// The sampler of this plugin.
 #[derive(Default)]
@@ -231,7 +229,7 @@ impl Procfs {
             Err(Failure::Denied(_)) => (Vec::new(), None),
             Err(failure) => {
                 let last = self.found.get(part).cloned().unwrap_or_else(|| assumed(&self.settings));
-                (last, Some(why(&failure)))
+                (last, Some(failure.reason().to_owned()))
             }
         };
         self.troubles
@@ -243,13 +241,6 @@ impl Procfs {
 
 fn look(pid: u32, settings: &Settings) -> Option<Process> {
     process::look(pid, settings.watch.iter().map(|watch| &watch.pattern))
-}
-
-fn why(failure: &Failure) -> String {
-    match failure {
-        Failure::Gone => "gone".to_owned(),
-        Failure::Unavailable(why) | Failure::Denied(why) | Failure::Invalid(why) => why.clone(),
-    }
 }
 
 // === impl SamplingCall ===

@@ -97,7 +97,7 @@ impl Samples {
             group.rows.clear();
             group.values.clear();
             for (frame, labels) in &group.frames {
-                let stale_ms = now_ms.saturating_sub(STALE_INTERVALS * frame.interval_ms());
+                let stale_ms = now_ms.saturating_sub(STALE_INTERVALS * frame.pace_ms());
                 // A row from before the start may be older than the one exposed last, and a total would fall.
                 let is_read_anew = frame.last_write() > 0;
                 // `latest_readings` checks the time first, because the row of an old frame may be in a file.

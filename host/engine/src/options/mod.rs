@@ -88,9 +88,15 @@ impl Options {
         self.plugins.get(name).cloned().unwrap_or_default()
     }
 
-    /// Returns the plugin of a name that comes with the program, if there is one.
+    /// Returns the plugins that come with the program and run: some only if they have a section.
+    pub fn bundled_in_use(&self) -> impl Iterator<Item = BundledPlugin> {
+        let is_in_use = move |bundled: &BundledPlugin| bundled.is_default || self.plugins.contains_key(bundled.name);
+        self.bundled.iter().copied().filter(is_in_use)
+    }
+
+    /// Returns the plugin of a name that comes with the program and runs, if there is one.
     pub fn bundled(&self, name: &str) -> Option<BundledPlugin> {
-        self.bundled.iter().copied().find(|bundled| bundled.name == name)
+        self.bundled_in_use().find(|bundled| bundled.name == name)
     }
 
     /// Returns the time between two polls of a plugin.
@@ -104,9 +110,10 @@ impl Options {
         own.chain([self.poll.interval.get()]).collect()
     }
 
-    /// Returns the limits in force for a plugin: a poll never outlasts `poll.timeout` or its interval.
-    pub fn limits(&self, plugin: &PluginConfig) -> Limits {
-        let limits = plugin.limits();
+    /// Returns the limits in force for a plugin: a poll never outlasts `poll.timeout` or its interval. `defaults`: the
+    /// limits that the plugin's section does not set.
+    pub fn limits(&self, plugin: &PluginConfig, defaults: Limits) -> Limits {
+        let limits = plugin.limits(defaults);
         let (mut deadline, mut deadline_setting) = (limits.deadline, limits.deadline_setting);
         let interval = if plugin.interval.is_some() { "its interval" } else { "poll.interval" };
         for (cap, setting) in [(self.poll.timeout.get(), "poll.timeout"), (self.interval(plugin), interval)] {
@@ -131,7 +138,7 @@ mod tests {
         let options = Options { poll, ..Options::default() };
         let plugin = |interval: Option<Span>, deadline: Option<Span>| {
             let limits = LimitsConfig { deadline, ..LimitsConfig::default() };
-            options.limits(&PluginConfig { interval, limits, ..PluginConfig::default() })
+            options.limits(&PluginConfig { interval, limits, ..PluginConfig::default() }, Limits::DEFAULT)
         };
         let span = |text: &str| text.parse::<Span>().ok();
         let (a, b, c) = (plugin(span("500ms"), None), plugin(None, span("1h")), plugin(None, span("20ms")));

@@ -89,8 +89,7 @@ impl PluginConfig {
         serde_json::to_string(&self.config).unwrap_or_else(|_| "{}".to_owned())
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        let defaults = Limits::default();
+    pub(super) fn limits(&self, defaults: Limits) -> Limits {
         let limits = &self.limits;
         Limits {
             compile_time: limits.compile_time.map_or(defaults.compile_time, Span::get),
@@ -147,7 +146,7 @@ impl PluginConfig {
     }
 
     fn check_limits(&self, key: &dyn Fn(&str) -> String) -> Result<(), InvalidValue> {
-        let limits = self.limits();
+        let limits = self.limits(Limits::DEFAULT);
         let zero = [
             ("limits.compile_time", limits.compile_time.is_zero()),
             ("limits.memory", limits.memory == 0),

@@ -1,14 +1,17 @@
 //! Finds plugins in the binary and in the operator's folder.
 
 use super::debounce::{ComponentFiles, FileSignature};
+use crate::options::Options;
 use bytes::Bytes;
 use dropsonde_model::names::is_plugin;
+use dropsonde_sandbox::Limits;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The largest component that is read, in bytes. One with a compiled-in interpreter takes some 30 MB.
 pub const LARGEST: u64 = 128 << 20;
@@ -28,6 +31,13 @@ pub enum ComponentOrigin {
 pub struct BundledPlugin {
     pub name: &'static str,
     pub component: &'static [u8],
+    /// Whether the plugin runs without a section in the configuration.
+    pub is_default: bool,
+    /// The limits that its section does not set.
+    pub limits: &'static Limits,
+    /// The time before the start of the host for which the plugin makes history. Its values must depend on the time of
+    /// a tick alone.
+    pub backfill: Option<Duration>,
 }
 
 impl fmt::Debug for BundledPlugin {
@@ -153,9 +163,9 @@ pub(super) fn files(folder: &Path) -> Result<ComponentFiles, FindError> {
     Ok(files)
 }
 
-/// Returns the bundled plugins and those in the folder. A folder that does not exist has none.
-pub fn in_folder(folder: Option<&Path>, bundled: &[BundledPlugin]) -> Result<Vec<Component>, FindError> {
-    Ok(components(&folder.map(files).transpose()?.unwrap_or_default(), bundled))
+/// Returns the bundled plugins in use and those in the folder. A folder that does not exist has none.
+pub fn in_folder(folder: Option<&Path>, options: &Options) -> Result<Vec<Component>, FindError> {
+    Ok(components(&folder.map(files).transpose()?.unwrap_or_default(), options.bundled_in_use()))
 }
 
 /// Returns the component files whose names no plugin can have.
@@ -167,8 +177,8 @@ pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the bundled plugins and the files, sorted by name. A file replaces a bundled plugin of its name.
-pub(super) fn components(files: &ComponentFiles, bundled: &[BundledPlugin]) -> Vec<Component> {
-    let bundled = bundled.iter().map(|bundled| (bundled.name.to_owned(), ComponentOrigin::Bundled(*bundled)));
+pub(super) fn components(files: &ComponentFiles, bundled: impl Iterator<Item = BundledPlugin>) -> Vec<Component> {
+    let bundled = bundled.map(|bundled| (bundled.name.to_owned(), ComponentOrigin::Bundled(bundled)));
     let files = files.iter().map(|(name, (path, _))| (name.clone(), ComponentOrigin::File(path.clone())));
     let found: BTreeMap<String, ComponentOrigin> = bundled.chain(files).collect();
     found.into_iter().map(|(name, origin)| Component { name, origin }).collect()
@@ -194,8 +204,14 @@ mod tests {
         for name in ["procfs.wasm", "mine.wasm", "notes.txt", "bad name.wasm"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let bundled = ["appstats", "procfs"].map(|name| BundledPlugin { name, component: &[] });
-        let found = components(&files(folder.path()).unwrap(), &bundled);
+        let bundled = ["appstats", "procfs"].map(|name| BundledPlugin {
+            name,
+            component: &[],
+            is_default: true,
+            limits: &Limits::DEFAULT,
+            backfill: None,
+        });
+        let found = components(&files(folder.path()).unwrap(), bundled.into_iter());
         let names: Vec<_> = found.iter().map(|component| component.name.as_str()).collect();
         assert_eq!(names, ["appstats", "mine", "procfs"]);
         let of_files = found.iter().filter(|component| matches!(component.origin, ComponentOrigin::File(_)));

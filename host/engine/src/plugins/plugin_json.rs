@@ -3,9 +3,10 @@ use crate::Engine;
 use crate::conflict_reports::{self, ConflictPage};
 use crate::json;
 use crate::shares::{self, PoolShare};
-use dropsonde_sandbox::{Grants, Need, PluginMetrics, SeriesReading, Trap};
+use dropsonde_sandbox::{Grants, LogLine, Need, PluginMetrics, SeriesReading, Trap};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 /// A plugin as `GET /v1/plugins` shows it, without its configuration, which may hold secrets.
 #[derive(Debug, Serialize)]
@@ -79,10 +80,19 @@ pub struct PluginPage {
     next_poll: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<MetricsPage>,
+    /// The newest lines that the plugin logged since it started, the oldest first.
+    log: Vec<LogLinePage>,
     /// The plugin's conflicts with owners of instances, and other plugins' conflicts with it as owner.
     conflicts: Vec<ConflictPage>,
     /// The plugin's use of shared pools.
     shares: Vec<PoolShare>,
+}
+
+#[derive(Debug, Serialize)]
+struct LogLinePage {
+    at: String,
+    level: &'static str,
+    line: String,
 }
 
 /// The plugin's own metrics, while it has a worker.
@@ -254,6 +264,7 @@ impl PluginPage {
     pub fn of(engine: &Engine, status: &PluginStatus) -> Self {
         let metrics = status.metrics().as_ref().map(MetricsPage::of);
         let workers = usize::from(status.worker().is_some_and(|worker| worker.is_live()));
+        let log = status.worker().map(|worker| worker.log()).unwrap_or_default();
         let conflicts = conflict_reports::of_plugin(engine, status);
         let shares = shares::of_owner(engine, &status.name);
         let interval_seconds = status.interval().as_secs_f64();
@@ -261,6 +272,7 @@ impl PluginPage {
             interval_seconds,
             metrics,
             workers,
+            log: log.into_iter().map(LogLinePage::from).collect(),
             conflicts,
             shares,
             ..Self::of_known(status, known)
@@ -343,9 +355,17 @@ impl PluginPage {
             }),
             next_poll: known.next_poll_ms.map(json::time),
             metrics: None,
+            log: Vec::new(),
             conflicts: Vec::new(),
             shares: Vec::new(),
         }
+    }
+}
+
+impl From<LogLine> for LogLinePage {
+    fn from(LogLine { at, level, text }: LogLine) -> Self {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { at: json::time(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)), level, line: text }
     }
 }
 

@@ -147,7 +147,8 @@ pub(super) async fn start(
     };
     let introduction = introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(RefusedVersion::Start)?;
     let needs = introduction.needs.map_err(RefusedVersion::Invalid)?;
-    if needs.len() > MOST_NEEDS {
+    // Nobody reviews the needs of a bundled plugin: they follow from its configuration.
+    if needs.len() > MOST_NEEDS && !is_bundled {
         return Err(RefusedVersion::TooManyNeeds(needs.len()));
     }
     let grants = match (&status.config.grants, &component.origin) {

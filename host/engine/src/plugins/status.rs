@@ -119,6 +119,8 @@ pub struct PluginInfo {
     pub failed_discoveries: u32,
     /// Whether the plugin was there when the host started, and has neither discovered instances nor failed since.
     is_initial: bool,
+    /// The time before the start for which the plugin is to make history.
+    backfill: Option<Duration>,
     pub set_aside: Vec<SetAsideInstance>,
     /// The plugin's conflicts with other owners.
     pub conflicts: Conflicts,
@@ -186,7 +188,11 @@ impl PluginStatus {
     /// Creates the status of a plugin with its section of the configuration.
     pub fn new(name: PluginName, origin: ComponentOrigin, is_of_start: bool, config: &Options) -> Self {
         let own = config.plugin(&name);
-        let (interval, limits) = (config.interval(&own), config.limits(&own));
+        let (defaults, backfill) = match &origin {
+            ComponentOrigin::Bundled(bundled) => (*bundled.limits, bundled.backfill.filter(|_| is_of_start)),
+            ComponentOrigin::File(_) | ComponentOrigin::Native => (Limits::DEFAULT, None),
+        };
+        let (interval, limits) = (config.interval(&own), config.limits(&own, defaults));
         let known = PluginInfo {
             state: PluginState::Loading,
             origin,
@@ -209,6 +215,7 @@ impl PluginStatus {
             samples_before: 0,
             failed_discoveries: 0,
             is_initial: is_of_start,
+            backfill,
             set_aside: Vec::new(),
             conflicts: Conflicts::default(),
             quarantined: None,
@@ -260,8 +267,12 @@ impl PluginStatus {
 
     /// Returns whether the plugin's settings are those of a configuration.
     pub fn has_settings_of(&self, config: &Options) -> bool {
-        let other = Self::new(self.name.clone(), ComponentOrigin::Native, self.is_of_start, config);
-        self.config == other.config
+        let origin = self.look(|known| known.origin.clone());
+        // A bundled plugin may run only with a section.
+        let is_in_use = !matches!(origin, ComponentOrigin::Bundled(_)) || config.bundled(&self.name).is_some();
+        let other = Self::new(self.name.clone(), origin, self.is_of_start, config);
+        is_in_use
+            && self.config == other.config
             && self.interval == other.interval
             && self.source_interval == other.source_interval
             && self.limits == other.limits
@@ -401,6 +412,11 @@ impl PluginStatus {
     /// at most.
     pub(crate) fn take_first_discovery(&self) -> bool {
         self.with(|known| std::mem::take(&mut known.is_initial))
+    }
+
+    /// Returns the time before the start for which the plugin makes history, once.
+    pub(crate) fn take_backfill(&self) -> Option<Duration> {
+        self.with(|known| known.backfill.take())
     }
 
     /// Counts a call and its duration.

@@ -125,7 +125,7 @@ impl Supervisor {
             }
             Err(error) => return Err(error),
         };
-        let (settling, found) = (Debounce::with(&files), components(&files, engine.options.load().bundled));
+        let (settling, found) = (Debounce::with(&files), components(&files, engine.options.load().bundled_in_use()));
         let mut supervisor = Self { folder, found, settling, ..Self::of_none(engine, sandbox) };
         let misnamed = supervisor.folder.as_deref().map(find::misnamed).unwrap_or_default();
         supervisor.warn_of(misnamed);
@@ -274,8 +274,12 @@ impl Supervisor {
             RequestKind::Remove | RequestKind::RemoveFile => return self.remove(&plugin, Requester { by, answer }),
             RequestKind::TryOut(config) => return self.try_out(&plugin, config, answer),
             RequestKind::Reconfigure => {
-                // A plugin without a task has nothing to restart.
                 if let Err(TaskEnd::Anew(answer)) = self.end(&plugin, TaskEnd::Anew(answer)) {
+                    // A plugin without a task has nothing to restart, unless its section has just come.
+                    let is_new = self.engine.plugins.get(&plugin).is_none();
+                    if let Some(bundled) = self.bundled(&plugin).filter(|_| is_new) {
+                        self.begin(bundled.into(), TaskStart::Found);
+                    }
                     let _ = answer.send(Ok(()));
                 }
                 return;
@@ -319,10 +323,17 @@ impl Supervisor {
         self.engine.options.load().bundled(name)
     }
 
-    /// Tries a plugin's section in a task of its own, so that nothing else waits for it.
+    /// Tries a plugin's section in a task of its own, so that nothing else waits for it. A bundled plugin may run only
+    /// with that section.
     fn try_out(&self, name: &str, config: Arc<Options>, answer: oneshot::Sender<Result<(), RequestError>>) {
-        let Some(status) = self.engine.plugins.get(name) else { return drop(answer.send(Ok(()))) };
-        let (engine, sandbox, place) = (self.engine.clone(), self.sandbox.clone(), self.place(name));
+        let place = PluginLocation { bundled: config.bundled(name), ..self.place(name) };
+        let new = || {
+            let origin = ComponentOrigin::Bundled(place.bundled?);
+            Some(Arc::new(PluginStatus::new(name.into(), origin, false, &self.engine.options.load())))
+        };
+        let status = self.engine.plugins.get(name).or_else(new);
+        let Some(status) = status else { return drop(answer.send(Ok(()))) };
+        let (engine, sandbox) = (self.engine.clone(), self.sandbox.clone());
         drop(tokio::spawn(async move {
             let component = off_thread(move || place.component()).await.ok().flatten();
             let Some(component) = component else { return drop(answer.send(Ok(()))) };
@@ -447,7 +458,14 @@ impl Supervisor {
         match told {
             Some(TaskEnd::Stop) => self.forget(name),
             Some(TaskEnd::Anew(answer)) => {
+                let is_out_of_use = |component: &Component| {
+                    matches!(component.origin, ComponentOrigin::Bundled(_)) && self.bundled(name).is_none()
+                };
                 match component {
+                    Some(component) if is_out_of_use(&component) => {
+                        self.forget(name);
+                        tracing::info!(plugin = name, "ended: the configuration has no section for it");
+                    }
                     // The plugin's instances stay as they are until its next discovery.
                     Some(component) => self.begin(component, TaskStart::Back),
                     None => self.forget(name),

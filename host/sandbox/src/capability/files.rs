@@ -146,6 +146,13 @@ impl Files {
         })
     }
 
+    /// Returns when a file or directory was last modified, in milliseconds since 1970.
+    pub(crate) fn modified_ms(&self, path: &str) -> Result<u64, FileError> {
+        let about = fs::fstat(self.open(path)?)?;
+        let ms = i128::from(about.st_mtime) * 1000 + i128::from(about.st_mtime_nsec) / 1_000_000;
+        Ok(u64::try_from(ms).unwrap_or(0))
+    }
+
     /// Reads up to `length` bytes of a file from `offset` on; fewer if the file ends.
     pub(crate) fn read_range(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>, FileError> {
         let file = self.open_file(path)?;

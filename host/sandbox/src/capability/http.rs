@@ -3,6 +3,7 @@
 //! Proxies in the environment are ignored.
 
 mod address;
+pub(crate) mod exchange;
 mod origin;
 mod path;
 mod rule;

@@ -5,10 +5,12 @@
 //! file that is missing there is as it was in the tick before. A directory that was listed has at least an empty file
 //! or folder for each name. Next to the folder, `FOLDER.space` has a line for each file system whose size was read:
 //! `PATH<tab>total bytes<tab>available bytes<tab>inodes<tab>free inodes<tab>used bytes`. Without the last column, all
-//! bytes that are not available count as used.
+//! bytes that are not available count as used. `FOLDER.times` has a line for each file whose time was read:
+//! `PATH<tab>milliseconds since 1970`. `FOLDER.http` has a line of JSON for each exchange of HTTP, without credentials.
 
 use super::env::Env;
 use super::files::{EntryKind, FileError, Files, Page, Resolver, Space, page};
+use super::http::exchange::RecordedExchange;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,8 +29,8 @@ pub enum Inputs {
     Live,
     /// This machine. The recorder saves what the plugin reads from files.
     RecordedBy(Arc<Recorder>),
-    /// A recording. Random numbers are always the same, and granted directories are absent. HTTP is real: grant it only
-    /// where that is wanted.
+    /// A recording. Random numbers are always the same, and granted directories are absent. A request that was not
+    /// recorded finds no server.
     Recorded(Arc<Recording>),
 }
 
@@ -45,7 +47,14 @@ struct Now {
     folders: Vec<PathBuf>,
     at_ms: u64,
     started_ms: u64,
+    /// How often each request was sent in this tick, by method and URL.
+    sent: BTreeMap<(String, String), usize>,
 }
+
+/// The suffixes of files of notes.
+const SPACE: &str = ".space";
+const TIMES: &str = ".times";
+const HTTP: &str = ".http";
 
 /// Saves what a plugin reads.
 #[derive(Debug, Default)]
@@ -130,6 +139,19 @@ impl Inputs {
             Self::Recorded(recording) => recording.space(path),
         }
     }
+
+    pub(crate) fn modified_ms(&self, granted: &Files, path: &str) -> Result<u64, FileError> {
+        match self {
+            Self::Live => granted.modified_ms(path),
+            Self::RecordedBy(recorder) => {
+                let modified_ms = granted.modified_ms(path)?;
+                recorder.note(TIMES, path, format_args!("{modified_ms}"));
+                Ok(modified_ms)
+            }
+            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
+            Self::Recorded(recording) => recording.modified_ms(path),
+        }
+    }
 }
 
 // === impl Recording ===
@@ -146,6 +168,7 @@ impl Recording {
             now.started_ms = at_ms;
         }
         now.folders.insert(0, folder);
+        now.sent.clear();
         now.at_ms = at_ms;
     }
 
@@ -230,17 +253,45 @@ impl Recording {
     }
 
     fn space(&self, path: &str) -> Result<Space, FileError> {
-        let known = self.now().folders.into_iter().find_map(|folder| {
-            let text = fs::read_to_string(space_file(&folder)).ok()?;
-            text.lines().find_map(|line| {
-                let mut columns = line.strip_prefix(path)?.strip_prefix('\t')?.split('\t').map(str::parse::<u64>);
-                let mut next = || columns.next()?.ok();
-                let (total_bytes, available_bytes, inodes, inodes_free) = (next()?, next()?, next()?, next()?);
-                let used_bytes = next().unwrap_or(total_bytes.saturating_sub(available_bytes));
-                Some(Space { total_bytes, available_bytes, used_bytes, inodes, inodes_free })
-            })
+        let known = self.noted(SPACE, path, |columns| {
+            let mut next = || columns.next()?.parse::<u64>().ok();
+            let (total_bytes, available_bytes, inodes, inodes_free) = (next()?, next()?, next()?, next()?);
+            let used_bytes = next().unwrap_or(total_bytes.saturating_sub(available_bytes));
+            Some(Space { total_bytes, available_bytes, used_bytes, inodes, inodes_free })
         });
         known.ok_or(FileError::NotFound)
+    }
+
+    fn modified_ms(&self, path: &str) -> Result<u64, FileError> {
+        self.noted(TIMES, path, |columns| columns.next()?.parse().ok()).ok_or(FileError::NotFound)
+    }
+
+    /// Returns the recorded exchange of a request: the next one of this tick, or else the last one of an earlier tick.
+    pub(crate) fn exchange(&self, method: &str, url: &str) -> Option<RecordedExchange> {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = now.sent.entry((method.to_owned(), url.to_owned())).or_default();
+        let nth = std::mem::replace(sent, *sent + 1);
+        now.folders.iter().find_map(|folder| {
+            let text = fs::read_to_string(beside(folder, HTTP)).ok()?;
+            let exchanges = text.lines().filter_map(|line| serde_json::from_str::<RecordedExchange>(line).ok());
+            let mut same: Vec<_> =
+                exchanges.filter(|exchange| exchange.method == method && exchange.url == url).collect();
+            let last = same.len().checked_sub(1)?;
+            Some(same.swap_remove(nth.min(last)))
+        })
+    }
+
+    /// Returns what was noted of a path, from the latest tick that has it. `parse` gets the columns after the path.
+    fn noted<T>(
+        &self,
+        kind: &str,
+        path: &str,
+        mut parse: impl FnMut(&mut dyn Iterator<Item = &str>) -> Option<T>,
+    ) -> Option<T> {
+        self.now().folders.into_iter().find_map(|folder| {
+            let text = fs::read_to_string(beside(&folder, kind)).ok()?;
+            text.lines().find_map(|line| parse(&mut line.strip_prefix(path)?.strip_prefix('\t')?.split('\t')))
+        })
     }
 
     fn now(&self) -> Now {
@@ -323,10 +374,23 @@ impl Recorder {
 
     fn measure(&self, path: &str, space: &Space) {
         let Space { total_bytes, available_bytes, used_bytes, inodes, inodes_free } = space;
+        self.note(SPACE, path, format_args!("{total_bytes}\t{available_bytes}\t{inodes}\t{inodes_free}\t{used_bytes}"));
+    }
+
+    pub(crate) fn exchange(&self, exchange: &RecordedExchange) {
         self.put(|folder| {
             fs::create_dir_all(folder)?;
-            let mut file = File::options().append(true).create(true).open(space_file(folder))?;
-            writeln!(file, "{path}\t{total_bytes}\t{available_bytes}\t{inodes}\t{inodes_free}\t{used_bytes}")
+            let mut file = File::options().append(true).create(true).open(beside(folder, HTTP))?;
+            writeln!(file, "{}", serde_json::to_string(exchange)?)
+        });
+    }
+
+    /// Notes something of a path, in a file beside the tick's folder.
+    fn note(&self, kind: &str, path: &str, columns: std::fmt::Arguments<'_>) {
+        self.put(|folder| {
+            fs::create_dir_all(folder)?;
+            let mut file = File::options().append(true).create(true).open(beside(folder, kind))?;
+            writeln!(file, "{path}\t{columns}")
         });
     }
 
@@ -355,9 +419,10 @@ fn inside(folder: &Path, path: &str) -> PathBuf {
     folder.join(path.trim_start_matches('/'))
 }
 
-fn space_file(folder: &Path) -> PathBuf {
+/// Returns the file of notes beside the folder of a tick.
+fn beside(folder: &Path, kind: &str) -> PathBuf {
     let mut name = folder.as_os_str().to_owned();
-    name.push(".space");
+    name.push(kind);
     PathBuf::from(name)
 }
 
@@ -401,6 +466,7 @@ mod tests {
         assert_eq!(reads, [Ok(b"first".to_vec()), Ok(b"always".to_vec())]);
         let sub = live.entries(&granted, &path("sub"));
         let space = live.space(&granted, &path("a")).unwrap();
+        let modified_ms = live.modified_ms(&granted, &path("a")).unwrap();
         fs::write(path("a"), "second").unwrap();
         recorder.go_to(kept.path().join("tick-2"));
         live.read(&granted, &path("a"), 100).unwrap();
@@ -417,6 +483,7 @@ mod tests {
         assert_eq!(replayed.read(&granted, &path("b"), 100), Ok(b"always".to_vec()), "as it was before");
         assert_eq!(replayed.read(&granted, &path("b"), 3), Err(FileError::TooLarge(3)));
         assert_eq!(replayed.space(&granted, &path("a")), Ok(space));
+        assert_eq!(replayed.modified_ms(&granted, &path("a")), Ok(modified_ms));
         assert_eq!(replayed.read(&granted, &path("c"), 100), Err(FileError::NotFound));
         assert_eq!(replayed.read(&granted, "/etc/passwd", 100), Err(FileError::Denied));
     }

@@ -4,15 +4,19 @@ use crate::Limits;
 use dropsonde_model::text::is_harmful;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Most lines that are kept for an error of the call: enough for a traceback of an interpreter.
 const MOST_WORDS: usize = 12;
 
 /// Most bytes of each of these lines.
 const LONGEST_WORD: usize = 300;
+
+/// Most lines that are kept for the plugin's page, and most bytes of each.
+const MOST_RECENT: usize = 20;
+const LONGEST_RECENT: usize = 400;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -25,6 +29,23 @@ pub(crate) enum Level {
     Error,
 }
 
+/// The newest lines of a plugin, and the number of lines over its limit.
+#[derive(Debug, Default)]
+pub(crate) struct RecentLog {
+    lines: Mutex<VecDeque<LogLine>>,
+    dropped: AtomicU64,
+}
+
+/// A line that a plugin logged: information, a warning or an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    pub at: SystemTime,
+    /// `info`, `warn` or `error`.
+    pub level: &'static str,
+    /// One line without control characters.
+    pub text: String,
+}
+
 /// One plugin's access to the log.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -34,15 +55,14 @@ pub(crate) struct Log {
     line_bytes: usize,
     window_start: Instant,
     lines: u32,
-    dropped: Arc<AtomicU64>,
+    recent: Arc<RecentLog>,
     /// The latest warnings and errors of the current call, whether they were logged or not: an error of the call quotes
     /// them.
     last_words: VecDeque<String>,
 }
 
 impl Log {
-    /// Returns the log of a plugin. `dropped` counts the lines over the limit.
-    pub(crate) fn new(plugin: Arc<str>, limits: &Limits, dropped: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(plugin: Arc<str>, limits: &Limits, recent: Arc<RecentLog>) -> Self {
         let Limits { log_lines_per_second: lines_per_second, log_line_bytes: line_bytes, .. } = *limits;
         Self {
             plugin,
@@ -50,7 +70,7 @@ impl Log {
             line_bytes,
             window_start: Instant::now(),
             lines: 0,
-            dropped,
+            recent,
             last_words: VecDeque::new(),
         }
     }
@@ -77,11 +97,12 @@ impl Log {
             self.remember(message);
         }
         if !self.admit(Instant::now()) {
-            self.dropped.fetch_add(1, Relaxed);
+            self.recent.dropped.fetch_add(1, Relaxed);
             return;
         }
         let plugin = &*self.plugin;
         let message = printable(message, self.line_bytes);
+        self.recent.keep(level, &message);
         match level {
             Level::Trace => tracing::trace!(target: "plugin", plugin, "{message}"),
             Level::Debug => tracing::debug!(target: "plugin", plugin, "{message}"),
@@ -98,6 +119,33 @@ impl Log {
         }
         self.lines = self.lines.saturating_add(1);
         self.lines <= self.lines_per_second
+    }
+}
+
+// === impl RecentLog ===
+
+impl RecentLog {
+    fn keep(&self, level: Level, line: &str) {
+        let level = match level {
+            Level::Trace | Level::Debug => return,
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        };
+        let line = LogLine { at: SystemTime::now(), level, text: printable(line, LONGEST_RECENT) };
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == MOST_RECENT {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    pub(crate) fn lines(&self) -> Vec<LogLine> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
     }
 }
 
@@ -138,12 +186,24 @@ mod tests {
 
     #[test]
     fn lines_over_the_rate_are_dropped_and_counted_until_the_next_second() {
-        let dropped = Arc::new(AtomicU64::new(0));
-        let mut log = Log::new("p".into(), &Limits { log_lines_per_second: 2, ..Limits::default() }, dropped.clone());
+        let recent = Arc::<RecentLog>::default();
+        let mut log = Log::new("p".into(), &Limits { log_lines_per_second: 2, ..Limits::default() }, recent.clone());
         for _ in 0..5 {
             log.write(Level::Info, "x");
         }
-        assert_eq!(dropped.load(Relaxed), 3);
+        assert_eq!(recent.dropped(), 3);
+        assert_eq!(recent.lines().len(), 2);
         assert!(log.admit(Instant::now() + WINDOW));
+    }
+
+    #[test]
+    fn the_newest_lines_are_kept_short_and_without_debug_lines() {
+        let recent = RecentLog::default();
+        recent.keep(Level::Debug, "x");
+        (0..30).for_each(|nth| recent.keep(Level::Warn, &format!("{nth} {}", "y".repeat(1000))));
+        let lines = recent.lines();
+        assert_eq!(lines.len(), MOST_RECENT);
+        assert!(lines[0].text.starts_with("10 ") && lines[0].level == "warn");
+        assert!(lines.iter().all(|line| line.text.len() <= LONGEST_RECENT + '…'.len_utf8()));
     }
 }

@@ -196,6 +196,10 @@ impl files::Host for Guest {
         let Space { total_bytes, used_bytes, available_bytes, .. } = space;
         Ok(files::DiskUsage { total_bytes, used_bytes, available_bytes })
     }
+
+    fn modified_ms(&mut self, path: String) -> Result<u64, files::FileError> {
+        self.file_modified_ms(&path).map_err(|error| file_error(&path, error))
+    }
 }
 
 impl state::Host for Guest {

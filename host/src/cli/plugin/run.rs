@@ -1,7 +1,9 @@
 use super::RunArgs;
 use super::case::{self, Case};
+use super::check::CheckedComponent;
 use super::standalone::{PollResult, StandaloneRun};
-use super::usage::{CallUsage, took};
+use super::test::replayed;
+use super::usage::{CallUsage, HostLimits, took};
 use crate::cli::out::{Out, aside};
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::clock::Clock;
@@ -29,7 +31,7 @@ pub(super) async fn run(args: RunArgs, out: &mut Out) -> Result<()> {
     let has_failed = outcome.as_ref().map_or(true, |polled| polled.samples.is_empty() && !polled.failures.is_empty());
     match recording {
         Some(recording) if has_failed => recording.discard(),
-        Some(recording) => recording.end(&args)?,
+        Some(recording) => recording.end(&args).await?,
         None => {}
     }
     match outcome?.failures.first_key_value() {
@@ -48,6 +50,7 @@ async fn once(args: &RunArgs, mut recording: Option<&mut CaseRecording<'_>>, out
     let mut standalone = StandaloneRun::granted(&args.standalone, inputs, BETWEEN).await?;
     if let Some(recording) = recording.as_deref_mut() {
         recording.granted = standalone.granted.clone();
+        recording.checked = Some(standalone.checked.clone());
     }
     let mut at_ms = clock.now_ms();
     let instances = standalone.instances(&args.standalone.instance, at_ms).await?;
@@ -80,6 +83,7 @@ struct CaseRecording<'a> {
     recorder: Arc<Recorder>,
     case: Case,
     granted: Vec<Need>,
+    checked: Option<CheckedComponent>,
 }
 
 impl<'a> CaseRecording<'a> {
@@ -90,7 +94,7 @@ impl<'a> CaseRecording<'a> {
         let recorder = Arc::new(Recorder::default());
         // Files that are read before the first tick belong to the first tick.
         recorder.go_to(case::tick_folder(folder, 0));
-        Ok(Self { folder, recorder, case: Case::default(), granted: Vec::new() })
+        Ok(Self { folder, recorder, case: Case::default(), granted: Vec::new(), checked: None })
     }
 
     /// Deletes what was written of the recording.
@@ -105,7 +109,7 @@ impl<'a> CaseRecording<'a> {
         }
     }
 
-    fn end(mut self, args: &RunArgs) -> Result<()> {
+    async fn end(mut self, args: &RunArgs) -> Result<()> {
         if let Some(error) = self.recorder.failed() {
             let folder = self.folder.display().to_string();
             self.discard();
@@ -118,9 +122,22 @@ impl<'a> CaseRecording<'a> {
         };
         self.case.env = self.granted.iter().filter_map(known).collect();
         self.case.write(self.folder)?;
+        let asks = self.granted.iter().any(|need| matches!(need, Need::Http(_)));
+        if let Some(checked) = self.checked.as_ref().filter(|_| asks) {
+            // In a replay requests take no time: what is expected is what a replay gives.
+            let allowed = HostLimits::new(&args.standalone.limits);
+            self.case.ticks = replayed(checked, &self.case, self.folder, allowed).await?;
+            self.case.write(self.folder)?;
+        }
         aside(format_args!("note: recorded in {}", self.folder.display()));
-        if self.granted.iter().any(|need| matches!(need, Need::Http(_) | Need::Dir(_))) {
-            aside("note: answers to HTTP requests and granted directories are not recorded");
+        if asks {
+            aside(
+                "note: credentials in headers and parameters of requests are left out; files, bodies and the configuration \
+                 are as they were, so look at them before you share the recording",
+            );
+        }
+        if self.granted.iter().any(|need| matches!(need, Need::Dir(_))) {
+            aside("note: granted directories are not recorded");
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 use super::TestArgs;
-use super::case::{self, Case};
-use super::check::CompiledComponent;
+use super::case::{self, Case, CaseTick};
+use super::check::{CheckedComponent, CompiledComponent};
 use super::standalone::StandaloneRun;
 use super::usage::HostLimits;
 use crate::cli::out::Out;
@@ -61,21 +61,34 @@ pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
     }
 }
 
-/// Polls a component with the files, clock and environment of a case. Returns one line per difference from the expected
-/// result.
+/// Replays a case. Returns one line per difference from the expected result.
 async fn replay(component: CompiledComponent, folder: &Path, allowed: HostLimits) -> Result<Vec<String>> {
     let case = Case::read(folder)?;
     let checked = component.check(&serde_json::to_string(&case.config)?).await?;
-    // Grant all needs except HTTP: answers from the network are not recorded.
-    let needs = checked.needs()?.iter().filter(|need| need.kind() != "http").cloned().collect::<Vec<_>>();
+    let given = replayed(&checked, &case, folder, allowed).await?;
+    let differences = case.ticks.iter().zip(&given).enumerate().flat_map(|(nth, (tick, given))| {
+        tick.differences(given).into_iter().map(move |line| format!("tick {}, {line}", nth + 1))
+    });
+    Ok(differences.collect())
+}
+
+/// Polls a component with the files, exchanges, clock and environment of a case. Returns the result of each tick.
+pub(super) async fn replayed(
+    checked: &CheckedComponent,
+    case: &Case,
+    folder: &Path,
+    allowed: HostLimits,
+) -> Result<Vec<CaseTick>> {
+    // A recording leads neither to this machine nor to the network.
+    let needs = checked.needs()?.to_vec();
     let recording = Arc::new(Recording::new(case.env.clone()));
-    let at: Vec<i64> = case.ticks.iter().map(case::CaseTick::at_ms).collect();
+    let at: Vec<i64> = case.ticks.iter().map(CaseTick::at_ms).collect();
     let interval = match at.as_slice() {
         [first, second, ..] => Duration::from_millis(u64::try_from(second - first).unwrap_or(0)),
         _ => INTERVAL,
     };
     let mut standalone = None;
-    let mut lines = Vec::new();
+    let mut given = Vec::new();
     for (nth, tick) in case.ticks.iter().enumerate() {
         recording.go_to(case::tick_folder(folder, nth), u64::try_from(tick.at_ms()).unwrap_or(0));
         if standalone.is_none() {
@@ -83,8 +96,7 @@ async fn replay(component: CompiledComponent, folder: &Path, allowed: HostLimits
             standalone = Some(StandaloneRun::start(checked.clone(), needs.clone(), inputs, interval, allowed).await?);
         }
         let Some(standalone) = &mut standalone else { continue };
-        let given = case::CaseTick::of(tick.at_ms(), &standalone.poll(tick.at_ms(), &tick.instances()).await?)?;
-        lines.extend(tick.differences(&given).into_iter().map(|line| format!("tick {}, {line}", nth + 1)));
+        given.push(CaseTick::of(tick.at_ms(), &standalone.poll(tick.at_ms(), &tick.instances()).await?)?);
     }
-    Ok(lines)
+    Ok(given)
 }

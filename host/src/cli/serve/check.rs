@@ -31,7 +31,7 @@ pub(super) async fn check(config: &Config) -> Result<()> {
         Some(folder) if !folder.is_dir() => {
             Err(anyhow!("plugins_dir = {}: no such folder; create it, or name another", folder.display()))
         }
-        _ => plugins::in_folder(engine.plugins_dir.as_deref(), engine.bundled).map_err(anyhow::Error::from),
+        _ => plugins::in_folder(engine.plugins_dir.as_deref(), &engine).map_err(anyhow::Error::from),
     };
     match found {
         Err(error) => wrong.push(error),

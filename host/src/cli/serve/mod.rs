@@ -247,6 +247,7 @@ fn raise_open_files() {
 fn configuration(args: &ServeArgs) -> Result<Config> {
     let mut config = match &args.config {
         Some(file) => Config::read(file)?,
+        None if args.demo => Config::demo()?,
         None => Config::default(),
     };
     let ServeArgs { listen, plugins, data, .. } = args.clone();

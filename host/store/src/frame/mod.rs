@@ -37,6 +37,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The number of open blocks at which a push seals one itself. There are so many only if the keeper is late.
 const MOST_OPEN: usize = 4;
 
+/// The longest time between two rows that is not an outage, unless the interval is longer.
+const LONGEST_PACE_MS: i64 = 600_000;
+
 /// The log may use 1 / `LOG` of the disk limit.
 const LOG: u64 = 4;
 
@@ -377,6 +380,30 @@ impl Frame {
         let view = self.current();
         let open = view.opens.last().and_then(|open| open.last_ms());
         open.or_else(|| view.blocks.last().map(Blocks::last_ms))
+    }
+
+    /// Returns the time between two rows: the interval, or the distance of the newest two rows if that is longer. A
+    /// sampler may leave out ticks, such as a scrape that is due once a minute. Ten minutes at most, unless the interval
+    /// is longer: a longer pause is an outage.
+    pub fn pace_ms(&self) -> i64 {
+        let view = self.current();
+        let opens = view.opens.iter().rev();
+        let mut newest = opens.flat_map(|open| (0..open.len()).rev().filter_map(move |row| open.at_ms(row)));
+        let mut blocks = view.blocks.iter().rev();
+        let apart_ms = match (newest.next(), newest.next(), blocks.next()) {
+            (Some(last), Some(before), _) => last.saturating_sub(before),
+            (Some(last), None, Some(before)) => last.saturating_sub(before.last_ms()),
+            // Blocks are not decoded for this: a mean has to do.
+            (None, _, Some(sealed)) => match sealed.end_row().saturating_sub(sealed.start_row()) {
+                0 | 1 => blocks.next().map_or(0, |before| sealed.first_ms().saturating_sub(before.last_ms())),
+                rows => {
+                    let steps = i64::try_from(rows - 1).unwrap_or(i64::MAX);
+                    sealed.last_ms().saturating_sub(sealed.first_ms()) / steps
+                }
+            },
+            (_, _, None) => 0,
+        };
+        self.key.interval_ms.max(apart_ms.min(LONGEST_PACE_MS))
     }
 
     /// Returns the number of the frame's last write. The frame with the higher number was written to last; 0 means no

@@ -45,6 +45,21 @@ fn an_idle_open_block_is_sealed_early_and_a_later_row_begins_a_new_block() {
 }
 
 #[test]
+fn the_pace_is_the_interval_or_the_distance_of_the_newest_rows_up_to_ten_minutes() {
+    let frame = frame(StoredField::gauge("a"), 100);
+    let pace = |at_ms| {
+        frame.push(at_ms, &[1.0]);
+        frame.pace_ms()
+    };
+    assert_eq!([0, 1000, 61_000, 61_500, 8_000_000].map(pace), [1000, 1000, 60_000, 1000, 600_000]);
+    while let Some(open) = frame.to_seal(9_000_000) {
+        assert!(frame.replace(frame.seal(&open).unwrap()));
+    }
+    assert_eq!(frame.open_rows(), 0);
+    assert_eq!(pace(8_030_000), 30_000, "the row before is in a sealed block");
+}
+
+#[test]
 fn a_row_too_large_for_narrow_columns_widens_all_of_them_and_keeps_earlier_rows() {
     let fields: Vec<_> =
         (0..200).map(|nth| StoredField { precision: 1.0, ..StoredField::gauge(format!("f{nth}")) }).collect();

@@ -143,6 +143,9 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
     ) -> PollEnd {
         let mut discover_at = i64::MIN;
         self.status.update(|known| known.late_ticks = 0);
+        if let Some(span) = self.status.take_backfill() {
+            self.backfill(self.engine.clock.now_ms(), span).await;
+        }
         let events = self.status.events();
         // A tick that is still due, because a call before it ended badly.
         let mut overdue: Option<(i64, u64)> = None;

@@ -7,7 +7,7 @@ use crate::plugins::failure_log::FailureKind;
 use crate::plugins::plain;
 use crate::plugins::status::SetAsideInstance;
 use crate::tracked::PolledInstance;
-use dropsonde_sandbox::{CallError, Readings};
+use dropsonde_sandbox::{CallError, Readings, Tick};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::Span;
@@ -49,6 +49,26 @@ impl<C: PluginCalls> Poller<'_, C> {
             self.status.failed_because(at_ms, why);
         }
         Ok(())
+    }
+
+    /// Makes the history before the first tick, if the plugin is one that can. A call that fails leaves a gap.
+    pub(super) async fn backfill(&mut self, due_ms: i64, span: Duration) {
+        let mut went = PollOutcome::default();
+        if self.discover(due_ms, &mut went).await.is_err() {
+            return;
+        }
+        let Some(instances) = self.recorder.as_mut().map(|recorder| recorder.polled(self.engine)) else { return };
+        let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let interval_ms = ms(self.status.interval()).max(1);
+        let begin_ms = due_ms.saturating_sub(ms(span));
+        let now = self.tick(self.stamp(due_ms));
+        for at_ms in (1..).map(|nth| begin_ms.saturating_add(nth * interval_ms)).take_while(|at_ms| *at_ms < due_ms) {
+            let tick = Tick { at_ms: u64::try_from(at_ms).unwrap_or(0), ..now };
+            let readings = self.calls.sample(tick, &instances).await;
+            if let (Ok(readings), Some(recorder)) = (readings, &mut self.recorder) {
+                recorder.backfill(self.engine, at_ms, &instances, &readings);
+            }
+        }
     }
 
     pub(super) async fn sample(&mut self, due_ms: i64, went: &mut PollOutcome) -> Result<(), PollEnd> {

@@ -1,7 +1,7 @@
 //! Origins (scheme, host and port), and the origins and networks that an operator grants.
 
 use super::address::{Network, is_public};
-use super::rule::Rule;
+use super::rule::{Rule, SOCKET};
 use http::uri::Scheme;
 use http::{Request, Uri};
 use std::net::IpAddr;
@@ -20,6 +20,16 @@ pub(crate) struct Origin {
     /// Host name or address, in lower case, without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
+}
+
+/// The origins of a rule: one, or those of any host or port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OriginPattern {
+    pub(super) is_tls: bool,
+    /// None, as text `*`: any host but Unix sockets.
+    pub(super) host: Option<String>,
+    /// None, as text `*`: any port.
+    pub(super) port: Option<u16>,
 }
 
 /// Why a request may not be sent.
@@ -41,7 +51,8 @@ impl Origins {
         let rule: Rule = what.parse()?;
         if let Some(other) = self.rules.iter().find(|other| other.origin == rule.origin && other.socket != rule.socket)
         {
-            return Err(format!("{} stands for another socket already", other.origin.host));
+            let name = other.origin.host.as_deref().unwrap_or("*");
+            return Err(format!("{name} stands for another socket already"));
         }
         self.rules.push(rule);
         Ok(())
@@ -63,7 +74,7 @@ impl Origins {
     /// Returns the rule that allows a request to an origin. The request's URI has only the path and the query.
     pub(super) fn allow<T>(&self, origin: &Origin, request: &Request<T>) -> Result<&Rule, NotAllowed> {
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
-        let mut rules = self.rules.iter().filter(|rule| rule.origin == *origin).peekable();
+        let mut rules = self.rules.iter().filter(|rule| rule.origin.contains(origin)).peekable();
         rules.peek().ok_or(NotAllowed::Origin)?;
         rules.find(|rule| rule.allows(method, path, headers)).ok_or(NotAllowed::Request)
     }
@@ -72,14 +83,15 @@ impl Origins {
         self.rules.is_empty()
     }
 
-    /// Returns whether a request to a granted origin may connect to an address. It may if the address is on the
-    /// internet or in a granted network, if the origin's host is this address, or if the host is `localhost` and the
-    /// address is a loopback address.
-    pub(crate) fn may_lead_to(&self, origin: &Origin, address: IpAddr) -> bool {
+    /// Returns whether a request that a rule allows may connect to an address. It may if the address is on the internet
+    /// or in a granted network, if the rule's host is this address, or if the host is `localhost` and the address is a
+    /// loopback address.
+    pub(super) fn may_lead_to(&self, rule: &OriginPattern, address: IpAddr) -> bool {
         is_public(address)
             || self.networks.iter().any(|network| network.contains(address))
-            || origin.host.parse::<IpAddr>() == Ok(address)
-            || (origin.host == "localhost" && address.is_loopback())
+            || rule.host.as_ref().is_some_and(|host| {
+                host.parse::<IpAddr>() == Ok(address) || (host == "localhost" && address.is_loopback())
+            })
     }
 }
 
@@ -94,8 +106,49 @@ fn not_an_origin(what: &str, why: String) -> String {
     }
 }
 
-impl Origin {
+// === impl OriginPattern ===
+
+impl OriginPattern {
+    /// Parses an origin whose host, port or both may be `*`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let (text, any_port) = match text.strip_suffix(":*") {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        let (text, any_host) = match text.split_once("://*") {
+            Some((scheme, port)) if port.is_empty() || port.starts_with([':', '/']) => {
+                (format!("{scheme}://any{port}"), true)
+            }
+            Some(_) => return Err("`*` stands for a whole host, and not for a part of its name".to_owned()),
+            None => (text.to_owned(), false),
+        };
+        let Origin { is_tls, host, port } = Origin::parse(&text)?;
+        Ok(Self { is_tls, host: (!any_host).then_some(host), port: (!any_port).then_some(port) })
+    }
+
+    pub(super) fn contains(&self, origin: &Origin) -> bool {
+        let has_host = match &self.host {
+            Some(host) => *host == origin.host,
+            None => !origin.host.ends_with(SOCKET),
+        };
+        self.is_tls == origin.is_tls && has_host && self.port.is_none_or(|port| port == origin.port)
+    }
+
+    /// Returns whether all origins of another pattern are in this one.
+    pub(super) fn contains_all_of(&self, other: &Self) -> bool {
+        let has_host = match (&self.host, &other.host) {
+            (Some(host), Some(other)) => host == other,
+            (Some(_), None) => false,
+            (None, other) => other.as_ref().is_none_or(|host| !host.ends_with(SOCKET)),
+        };
+        self.is_tls == other.is_tls && has_host && (self.port.is_none() || self.port == other.port)
+    }
+}
+
+// === impl Origin ===
+
+impl Origin {
+    fn parse(text: &str) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|_| "it is not an origin such as https://example.com:8443".to_owned())?;
         let has_more = uri.path_and_query().is_some_and(|rest| rest.as_str() != "/")
             || uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
@@ -205,7 +258,8 @@ mod tests {
     #[test]
     fn a_name_leads_inside_only_where_that_is_granted() {
         let granted = origins(&["http://a.example", "http://127.0.0.1:8080", "http://localhost", "10.0.0.0/8"]);
-        let leads = |from: &str, to: &str| granted.may_lead_to(&origin(from), to.parse().unwrap());
+        let leads =
+            |from: &str, to: &str| granted.may_lead_to(&OriginPattern::parse(from).unwrap(), to.parse().unwrap());
         assert!(leads("http://a.example", "1.1.1.1"));
         assert!(leads("http://a.example", "10.1.1.1"), "a network that is granted");
         assert!(!leads("http://a.example", "127.0.0.1") && !leads("http://a.example", "::ffff:127.0.0.1"));

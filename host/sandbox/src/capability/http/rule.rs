@@ -1,6 +1,6 @@
 //! One rule of the HTTP grants: an origin, and the methods and paths that requests to it may have.
 
-use super::origin::Origin;
+use super::origin::OriginPattern;
 use super::path::decode;
 use glob::{MatchOptions, Pattern};
 use http::header::UPGRADE;
@@ -20,10 +20,11 @@ const WITHIN_SEGMENTS: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// A rule as text: `[METHOD[,METHOD…]] ORIGIN [as NAME] [PATH…]`. For example `GET http://127.0.0.1:8080 /api/**`, or
-/// `GET unix:/run/docker.sock as docker /v1.*/containers/**`, to which requests go as `http://docker.unix/…`.
+/// `GET unix:/run/docker.sock as docker /v1.*/containers/**`, to which requests go as `http://docker.unix/…`. A rule
+/// with methods and paths can be for any host or port: `GET http://*:* /metrics`.
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
-    pub(super) origin: Origin,
+    pub(super) origin: OriginPattern,
     /// The Unix socket for which the origin stands.
     pub(super) socket: Option<PathBuf>,
     /// Empty: all methods.
@@ -47,12 +48,16 @@ impl FromStr for Rule {
                 return Err("a Unix socket needs a name: with `as = \"docker\"` it is http://docker.unix".to_owned());
             }
             (None, Some(_)) => return Err("only a Unix socket can have a name".to_owned()),
-            (None, None) => (Origin::parse(place)?, None),
+            (None, None) => (OriginPattern::parse(place)?, None),
         };
-        if socket.is_none() && origin.host.ends_with(SOCKET) {
+        if socket.is_none() && origin.host.as_deref().is_some_and(|host| host.ends_with(SOCKET)) {
             return Err(format!("names that end in {SOCKET} stand for Unix sockets"));
         }
-        Ok(Self { origin, socket, methods, paths: words.map(glob).collect::<Result<_, _>>()? })
+        let rule = Self { origin, socket, methods, paths: words.map(glob).collect::<Result<_, _>>()? };
+        if rule.origin.host.is_none() && (rule.methods.is_empty() || rule.paths.is_empty()) {
+            return Err("a rule for any host has methods and paths, such as GET http://*:* /metrics".to_owned());
+        }
+        Ok(rule)
     }
 }
 
@@ -81,8 +86,8 @@ impl Rule {
 
     /// Returns whether some rules together allow everything that this one asks for.
     pub(super) fn is_covered_by(&self, rules: &[Self]) -> bool {
-        let same: Vec<&Self> =
-            rules.iter().filter(|rule| rule.origin == self.origin && rule.socket == self.socket).collect();
+        let is_same = |rule: &&Self| rule.origin.contains_all_of(&self.origin) && rule.socket == self.socket;
+        let same: Vec<&Self> = rules.iter().filter(is_same).collect();
         let each = |method: Option<&Method>, path: Option<&Pattern>| {
             same.iter().any(|rule| {
                 let has_path = match path {
@@ -112,12 +117,12 @@ fn methods(text: &str) -> Result<Vec<Method>, String> {
     text.split(',').map(method).collect()
 }
 
-fn of_socket(name: &str) -> Result<Origin, String> {
+fn of_socket(name: &str) -> Result<OriginPattern, String> {
     let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if !(1..=63).contains(&name.len()) || !name.bytes().all(is_name) {
         return Err(format!("the name of the socket, {name:?}, is not up to 63 lower-case letters, digits and `-`"));
     }
-    Ok(Origin { is_tls: false, host: format!("{name}{SOCKET}"), port: 80 })
+    Ok(OriginPattern { is_tls: false, host: Some(format!("{name}{SOCKET}")), port: Some(80) })
 }
 
 fn socket(path: &str) -> Result<PathBuf, String> {
@@ -137,6 +142,7 @@ fn glob(text: &str) -> Result<Pattern, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::origin::Origin;
     use super::*;
     use http::HeaderValue;
     use http::header::HeaderName;
@@ -180,8 +186,20 @@ mod tests {
         ] {
             assert!(!allows(docker, Method::GET, path), "{path}");
         }
-        assert_eq!(rule(docker).origin, Origin::parse("http://docker.unix").unwrap());
+        assert_eq!(rule(docker).origin, OriginPattern::parse("http://docker.unix").unwrap());
         assert_eq!(rule(docker).socket, Some(PathBuf::from("/run/docker.sock")));
+    }
+
+    #[test]
+    fn a_rule_for_any_host_or_port_is_for_no_unix_socket() {
+        let covers = |rule: &str, origin: &str| {
+            OriginPattern::parse(rule).unwrap().contains(&Origin::of(&origin.parse().unwrap()).unwrap())
+        };
+        assert!(covers("http://*:*", "http://10.0.0.1:9100") && covers("http://*:*", "http://a"));
+        assert!(covers("http://*:9100", "http://b:9100") && covers("https://a:*", "https://a:1"));
+        assert!(!covers("http://*:*", "https://a") && !covers("http://*:9100", "http://a:9101"));
+        assert!(!covers("http://a:*", "http://b:1") && !covers("http://*:*", "http://docker.unix"));
+        assert!(!covers("http://*", "http://a:8080"), "without a port it is 80");
     }
 
     #[test]
@@ -208,6 +226,8 @@ mod tests {
             ("unix:/s as A.b", "lower-case"),
             ("unix:s as b", "does not begin with `/`"),
             ("http://b.unix", "stand for Unix sockets"),
+            ("GET http://*:*", "a rule for any host"),
+            ("http://*:9100 /metrics", "a rule for any host"),
             ("http://a api", "glob of paths"),
             ("http://a /x?y=1", "glob of paths"),
             ("http://a /a/../b", "glob of paths"),
@@ -227,6 +247,8 @@ mod tests {
         assert!(covered("GET http://a /x /y", &["GET http://a /x", "GET,POST http://a /y"]));
         assert!(covered("GET http://a /x/y", &["GET http://a /x/*"]));
         assert!(covered("http://a /x/**", &["http://a /x/** /y"]));
+        assert!(covered("GET http://a:9100 /metrics", &["GET http://*:* /metrics"]));
+        assert!(covered("GET http://*:9100 /metrics", &["GET http://*:* /metrics"]));
         for (wanted, granted) in [
             ("http://a", "GET http://a"),
             ("http://a", "http://a /x"),
@@ -234,6 +256,8 @@ mod tests {
             ("GET http://a /x/**", "GET http://a /x/*"),
             ("GET http://a /x", "GET http://b /x"),
             ("unix:/s as a", "unix:/t as a"),
+            ("GET http://*:* /metrics", "GET http://*:9100 /metrics"),
+            ("GET http://*:* /metrics", "GET http://a:9100 /metrics"),
         ] {
             assert!(!covered(wanted, &[granted]), "{wanted}: {granted}");
         }

@@ -1,7 +1,10 @@
 //! Sends one request: resolves and checks the name, connects and sends, all within limits.
 
+use super::exchange::RecordedExchange;
 use super::origin::{NotAllowed, Origin, Origins};
+use super::rule::Rule;
 use crate::capability::denials::Denials;
+use crate::capability::inputs::Inputs;
 use crate::{Grants, Limits};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
@@ -44,6 +47,9 @@ const TRIED: usize = 4;
 pub(crate) struct Http {
     grants: Arc<Grants>,
     limits: Limits,
+    inputs: Inputs,
+    /// The time by which requests of the current call must be over.
+    end: Instant,
     connections: Connections,
     denials: Denials,
 }
@@ -67,8 +73,20 @@ trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 impl Http {
-    pub(crate) fn new(grants: Arc<Grants>, limits: Limits, connections: Connections, denials: Denials) -> Self {
-        Self { grants, limits, connections, denials }
+    pub(crate) fn new(
+        grants: Arc<Grants>,
+        limits: Limits,
+        inputs: Inputs,
+        connections: Connections,
+        denials: Denials,
+    ) -> Self {
+        Self { grants, limits, inputs, end: Instant::now() + limits.deadline, connections, denials }
+    }
+
+    /// Begins a call. Its requests end before its deadline does, so that a server that does not answer costs the plugin
+    /// a request and not the call.
+    pub(crate) fn begin_call(&mut self, deadline: Duration) {
+        self.end = Instant::now() + deadline.mul_f64(0.9);
     }
 }
 
@@ -79,12 +97,13 @@ impl WasiHttpHooks for Http {
         options: Option<RequestOptions>,
         _: Driver,
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Driver), Error>> + Send> {
-        let (grants, connections) = (self.grants.clone(), self.connections.0.clone());
-        let (total, most, denials) = (self.limits.deadline, self.limits.http_body, self.denials.clone());
+        let (grants, inputs, connections) = (self.grants.clone(), self.inputs.clone(), self.connections.0.clone());
+        let (end, most, denials) = (self.end, self.limits.http_body, self.denials.clone());
         Box::new(async move {
             let permit = connections.try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
             let permit = Arc::new(permit);
-            send(&grants.http, &denials, request, options.unwrap_or_default(), total, most, permit).await
+            let bounds = Bounds { end, most, permit };
+            send(&grants.http, &denials, &inputs, request, options.unwrap_or_default(), bounds).await
         })
     }
 
@@ -115,17 +134,24 @@ impl WasiHttpHooks for Http {
     }
 }
 
-/// Sends a request. The request must be over within `total`, including the body of the response.
+/// The bounds of a request.
+struct Bounds {
+    /// The time by which it must be over, including the body of the response.
+    end: Instant,
+    /// Most bytes of the response's body.
+    most: usize,
+    permit: Permit,
+}
+
+/// Sends a request.
 async fn send(
     origins: &Origins,
     denials: &Denials,
+    inputs: &Inputs,
     request: Request<WasiBody>,
     options: RequestOptions,
-    total: Duration,
-    most: usize,
-    permit: Permit,
+    Bounds { end, most, permit }: Bounds,
 ) -> Result<(Response<WasiBody>, Driver), Error> {
-    let end = Instant::now() + total;
     // The guest may ask for a shorter time.
     let within = |wanted: Option<Duration>| wanted.map_or(end, |wanted| end.min(Instant::now() + wanted));
     let origin = Origin::of(request.uri()).ok_or(Error::HttpRequestUriInvalid)?;
@@ -135,13 +161,20 @@ async fn send(
         denials.deny(&place, not_granted(&place, &request, why));
         Error::HttpRequestDenied
     })?;
+    let exchange = RecordedExchange::of(&request, &format!("{place}{}", request.uri()));
+    if let Inputs::Recorded(recording) = inputs {
+        // A recording never leads to the network.
+        let recorded = recording.exchange(&exchange.method, &exchange.url).ok_or(Error::DestinationNotFound)?;
+        let driver: Driver = Box::new(async { Ok(()) });
+        return Ok((recorded.response()?, driver));
+    }
     let connect = async {
         match &rule.socket {
             Some(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(Error::Connect)?;
                 Ok(Box::new(stream) as Box<dyn ByteStream>)
             }
-            None => connect(origins, &origin, &permit).await,
+            None => connect(origins, rule, &origin, &permit).await,
         }
     };
     let connected = timeout_at(within(options.connect_timeout), connect).await;
@@ -184,6 +217,10 @@ async fn send(
         return Err(Error::HttpProtocolError);
     }
     let answer = answer.map(|incoming| body(incoming).boxed_unsync());
+    let answer = match inputs {
+        Inputs::RecordedBy(recorder) => exchange.record(answer, recorder.clone()),
+        Inputs::Live | Inputs::Recorded(_) => answer,
+    };
     let driver: Driver = Box::new(async move {
         if is_open {
             // The body reports any error of the connection.
@@ -243,7 +280,12 @@ impl From<Error> for ConnectFailure {
 }
 
 /// Connects to an origin over TCP.
-async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<Box<dyn ByteStream>, ConnectFailure> {
+async fn connect(
+    origins: &Origins,
+    rule: &Rule,
+    origin: &Origin,
+    permit: &Permit,
+) -> Result<Box<dyn ByteStream>, ConnectFailure> {
     let (name, permit) = ((origin.host.clone(), origin.port), permit.clone());
     // The lookup continues when nobody waits for it any more, and counts as a connection until it ends.
     let looked_up = move || {
@@ -253,7 +295,7 @@ async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<
     let found = tokio::task::spawn_blocking(looked_up).await.map_err(io::Error::other).flatten();
     let found = found.map_err(|_| Error::DnsError { rcode: None, info_code: None })?;
     let first = *found.first().ok_or(Error::DestinationNotFound)?;
-    let allowed = found.into_iter().filter(|found| origins.may_lead_to(origin, found.ip()));
+    let allowed = found.into_iter().filter(|found| origins.may_lead_to(&rule.origin, found.ip()));
     let mut failure = ConnectFailure::LeadsInside(first.ip());
     for address in allowed.take(TRIED) {
         match TcpStream::connect(address).await {

@@ -34,7 +34,9 @@ pub enum BadDescriptor {
     NoTotal(String),
     #[error("{name:?} ends in `{suffix}`, which is only for counters (`_total`) or for parts of other metrics")]
     Suffix { name: String, suffix: &'static str },
-    #[error("label {0:?}: a label is [a-zA-Z_][a-zA-Z0-9_]*, does not begin with `__`, and is not one of {RESERVED_KEYS:?}")]
+    #[error(
+        "label {0:?}: a label is [a-zA-Z_][a-zA-Z0-9_]*, does not begin with `__`, and is not one of {RESERVED_KEYS:?}"
+    )]
     Label(String),
     #[error("label {0:?} is given twice")]
     Twice(String),
