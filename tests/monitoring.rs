@@ -14,9 +14,12 @@ fn run_in_monitoring_folder(command: &mut Command) -> String {
 
 #[test]
 fn the_alert_rules_are_valid_and_pass_their_promtool_tests() {
-    let checked = run_in_monitoring_folder(prometheus_tool("promtool").args(["check", "rules", "alerts.yml"]));
-    assert!(checked.contains("SUCCESS"), "{checked}");
-    run_in_monitoring_folder(prometheus_tool("promtool").args(["test", "rules", "alerts_test.yml"]));
+    for rules in ["alerts", "measured"] {
+        let (file, tests) = (format!("{rules}.yml"), format!("{rules}_test.yml"));
+        let checked = run_in_monitoring_folder(prometheus_tool("promtool").args(["check", "rules", &file]));
+        assert!(checked.contains("SUCCESS"), "{checked}");
+        run_in_monitoring_folder(prometheus_tool("promtool").args(["test", "rules", &tests]));
+    }
 }
 
 /// Returns the words of a text that look like metrics of the host.
