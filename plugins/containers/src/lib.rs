@@ -3,8 +3,8 @@
 //!
 //! # Layout
 //!
-//! * [`api`]: answers of Docker's API. [`cgroup`], [`names`]: cgroups, and which of them are containers.
-//! * [`row`]: the fields.
+//! * `api`: answers of Docker's API. `cgroup`, `names`: cgroups, and which of them are containers.
+//! * `row`: the fields.
 
 mod api;
 mod cgroup;
