@@ -27,31 +27,37 @@ fn main() -> Result<(), Box<dyn Error>> {
     for part in SHARED {
         println!("cargo::rerun-if-changed={}", root.join(part).display());
     }
-    for name in BUNDLED {
-        let component = out.join(name).with_extension("wasm");
-        if std::env::var_os("DOCS_RS").is_some() {
-            std::fs::write(component, [])?;
-            continue;
+    if std::env::var_os("DOCS_RS").is_some() {
+        for name in BUNDLED {
+            std::fs::write(out.join(name).with_extension("wasm"), [])?;
         }
+        return Ok(());
+    }
+    let mut plugins = Vec::new();
+    for name in BUNDLED {
         let folder = root.join("plugins").join(name);
         for part in ["src", "Cargo.toml"] {
             println!("cargo::rerun-if-changed={}", folder.join(part).display());
         }
-        let plugin = Crate::at(&folder)?;
-        let Some(toolchain) = Toolchain::find(plugin.target_dir()) else {
-            println!("cargo::error=no compiler for WebAssembly is set up; `cargo dev setup` sets one up");
-            return Ok(());
-        };
-        println!("cargo::rerun-if-changed={}", toolchain.marker().display());
-        match plugin.build(&toolchain, Network::Forbidden) {
-            Ok(bytes) => std::fs::write(component, bytes)?,
-            Err(error) => {
-                let why = format!("{error:#}").replace('\n', " ");
-                println!(
-                    "cargo::error=the bundled plugin {name} cannot be built ({why}); `cargo dev setup` fetches what it needs"
-                );
-                return Ok(());
+        plugins.push(Crate::at(&folder)?);
+    }
+    let target_dir = plugins.first().map(Crate::target_dir).ok_or("no plugin is bundled")?;
+    let Some(toolchain) = Toolchain::find(target_dir) else {
+        println!("cargo::error=no compiler for WebAssembly is set up; `cargo dev setup` sets one up");
+        return Ok(());
+    };
+    println!("cargo::rerun-if-changed={}", toolchain.marker().display());
+    match Crate::build_all(&plugins, &toolchain, Network::Forbidden) {
+        Ok(components) => {
+            for (name, bytes) in BUNDLED.iter().zip(components) {
+                std::fs::write(out.join(name).with_extension("wasm"), bytes)?;
             }
+        }
+        Err(error) => {
+            let why = format!("{error:#}").replace('\n', " ");
+            println!(
+                "cargo::error=the bundled plugins cannot be built ({why}); `cargo dev setup` fetches what they need"
+            );
         }
     }
     Ok(())

@@ -81,6 +81,8 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     // The start may have created some of these files. Scripts replace files after the line that is printed next.
     watcher.follow(files(args, &host.config()), true).await;
     let mut _alone = [follow_tokens(host.server().app()).await, follow_certificates(&host).await];
+    // Who reads the address may ask for a reload at once.
+    let mut asked = host.server().app().reloads.take_asked();
     // On standard output, so that a script can read the address.
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
     if let Err(error) = told {
@@ -88,7 +90,6 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     }
     let _watchdog = systemd::watchdog(host.engine().clone());
     systemd::ready(&format!("serving on {}", host.url()));
-    let mut asked = host.server().app().reloads.take_asked();
     let mut signalled = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
     let failed = loop {
         let answer = tokio::select! {
