@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The most threads that do blocking work beside the server's threads, each for as long as its disk or its compiler
-/// takes. They are twice as many as range queries by default, so that range queries alone cannot keep all other work
-/// waiting.
-pub const BLOCKING_THREADS: usize = 128;
+/// takes.
+pub const BLOCKING_THREADS: usize = 64;
+
+/// The most threads that run queries of history: as many as range queries by default.
+pub const QUERY_THREADS: usize = 64;
 
 /// The size of the stack of each of the runtime's threads, in bytes. It suffices because parsing and compiling on them
 /// have a bounded depth.
@@ -86,7 +88,7 @@ fn of_host(options: &Options, memory: usize) -> u64 {
     let Options { store, metrics, stream, serving, .. } = options;
     let pools = store.memory() + store.block_cache.get() as u64 + metrics.size();
     let streams = stream.buffer_bytes(memory) as u64;
-    pools + streams + serving + (BLOCKING_THREADS * THREAD_STACK) as u64 + OTHER
+    pools + streams + serving + ((BLOCKING_THREADS + QUERY_THREADS) * THREAD_STACK) as u64 + OTHER
 }
 
 impl Reservation {

@@ -2,6 +2,7 @@ use super::error::ApiError;
 use super::peer::Peer;
 use crate::App;
 use axum::http::StatusCode;
+use dropsonde_engine::address_space::{QUERY_THREADS, THREAD_STACK};
 use dropsonde_engine::quota::{ClientShare, QuotaError};
 use std::io;
 use std::time::Duration;
@@ -14,7 +15,7 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// The niceness of the threads that run queries: that of plugins. Many large queries delay no poll, scrape or stream.
 const NICE: i32 = 10;
 
-/// The threads that run queries of history. There are as many as queries run at the same time.
+/// The threads that run queries of history.
 #[derive(Debug)]
 pub(crate) struct QueryThreads {
     threads: Handle,
@@ -28,7 +29,9 @@ impl QueryThreads {
             // If this fails, the thread only keeps its normal priority.
             let _ = rustix::process::nice(NICE);
         };
-        let runtime = Builder::new_current_thread().thread_name("query").on_thread_start(lower).build()?;
+        let mut runtime = Builder::new_current_thread();
+        runtime.max_blocking_threads(QUERY_THREADS).thread_stack_size(THREAD_STACK);
+        let runtime = runtime.thread_name("query").on_thread_start(lower).build()?;
         Ok(Self { threads: runtime.handle().clone(), runtime: Some(runtime) })
     }
 

@@ -80,7 +80,7 @@ proptest! {
 /// Checks the fuzzing seeds. Set `DROPSONDE_WRITE_SEEDS` to write new ones after a change of the format.
 #[test]
 fn fuzzing_seeds_are_valid_chunks() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
     if std::env::var_os("DROPSONDE_WRITE_SEEDS").is_some() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         for seed in 0..12 {
