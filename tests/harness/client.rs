@@ -34,8 +34,9 @@ impl Response {
 /// Connects from one of this machine's addresses: the host sees each address as another client. The receive
 /// buffer is small, so that the kernel holds little that the test has not read.
 pub(crate) fn connect_from(from: Ipv4Addr, address: &str) -> TcpStream {
-    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+    // A host that another test starts must not inherit it.
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     bind(&socket, &SocketAddrV4::new(from, 0)).unwrap();
     sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
     connect(&socket, &address.parse::<SocketAddrV4>().unwrap()).unwrap();
