@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 const BUNDLED: [&str; 8] = ["appstats", "containers", "httpjson", "probe", "procfs", "scrape", "synthetic", "textfile"];
 
-/// What the plugins are built from, beside their own folders.
+/// The files and folders that all plugins are built from.
 const SHARED: [&str; 8] = [
     "Cargo.lock",
     "wit",

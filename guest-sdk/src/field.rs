@@ -19,7 +19,8 @@ pub enum Kind {
 }
 
 /// How several readings become one point when a query asks for fewer points than there are readings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Aggregation {
     Mean,
     Min,

@@ -95,7 +95,7 @@ pub fn send_all(requests: &[Request], timeout: Duration) -> Vec<Result<Response,
     all.map(|((response, end), request)| end.unwrap_or_else(|| late(request)).map(|()| response)).collect()
 }
 
-/// What gets the position of a request and each step of its response.
+/// A function that takes the position of a request and a step of its response.
 pub type Take<'a> = dyn FnMut(usize, Progress<'_>) -> ControlFlow<()> + 'a;
 
 /// Sends requests at the same time, as [`send_all`] does, and calls `take` with each step of each response. Nothing of

@@ -14,7 +14,7 @@
 
 mod shared;
 
-use shared::{Host, rss_kb};
+use shared::{Host, cpu, rss_kb};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -180,10 +180,10 @@ impl Drop for KilledOnDrop {
 
 fn measure(name: &str, targets: &Targets, during: Duration, id: u32) {
     std::thread::sleep(WARM_UP);
-    let (cpu, scrapes, started) = (cpu(id), targets.scrapes.load(Relaxed), Instant::now());
+    let (before, scrapes, started) = (cpu(id), targets.scrapes.load(Relaxed), Instant::now());
     std::thread::sleep(during);
     let seconds = started.elapsed().as_secs_f64();
-    let used = (self::cpu(id) - cpu).as_secs_f64();
+    let used = (cpu(id) - before).as_secs_f64();
     let scrapes = targets.scrapes.load(Relaxed) - scrapes;
     println!(
         "{name}: {:.1} ms of CPU per second, {:.0} µs a scrape, {:.1} scrapes/s, RSS {} MB",
@@ -192,12 +192,4 @@ fn measure(name: &str, targets: &Targets, during: Duration, id: u32) {
         scrapes as f64 / seconds,
         rss_kb(id) >> 10
     );
-}
-
-/// Returns the CPU time that a process has used, in steps of 10 ms.
-fn cpu(id: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("its statistics");
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
-    Duration::from_millis(ticks * 10)
 }

@@ -52,10 +52,7 @@ impl Host {
 
     /// Returns the CPU time that the host has used, in steps of 10 ms.
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its statistics");
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
-        Duration::from_millis(ticks * 10)
+        cpu(self.child.id())
     }
 }
 
@@ -72,6 +69,14 @@ pub(crate) fn component(name: &str) -> Vec<u8> {
     let guest = Crate::at(&folder).expect("a guest");
     let toolchain = Toolchain::find_or_fetch(guest.target_dir()).expect("a compiler for wasm");
     guest.build(&toolchain, Network::Allowed).expect("a component")
+}
+
+/// Returns the CPU time that a process has used, in steps of 10 ms.
+pub(crate) fn cpu(id: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("its statistics");
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// Returns the resident memory of a process, in kB.

@@ -1,6 +1,6 @@
 //! Names of cgroups: which of them are containers, and of which engine.
 
-/// What a cgroup is, by its name.
+/// The instance that a cgroup stands for, by the cgroup's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CgroupName {
     /// The id of the instance.

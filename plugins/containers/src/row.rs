@@ -7,7 +7,7 @@ pub(crate) const FIELDS: usize = 12;
 
 const MIB: f64 = 1_048_576.0;
 
-/// What is known of a container at a time. NaN: not known.
+/// The usage and the state of a container at a time. NaN: not known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Usage {
     /// CPU time since the container started.

@@ -8,7 +8,7 @@ use dropsonde_guest::{
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use targets::{LastRequest, PRIVATE_NETWORKS, RequestConfig, RequestSettings, Round, Url, Visit};
+use targets::{LastRequest, RequestConfig, RequestSettings, Round, Url, Visit, grants};
 
 /// Most bytes of a response.
 const LARGEST: usize = 1 << 20;
@@ -27,7 +27,7 @@ struct TargetConfig {
     labels: BTreeMap<String, String>,
     #[serde(default = "get")]
     method: String,
-    /// What is sent with the request.
+    /// The body of the request.
     #[serde(default)]
     body: String,
     fields: BTreeMap<String, FieldConfig>,
@@ -56,8 +56,7 @@ struct FieldConfig {
     help: Option<String>,
     #[serde(default)]
     precision: f64,
-    #[serde(default)]
-    aggregation: AggregationName,
+    aggregation: Option<Aggregation>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -66,17 +65,6 @@ enum KindName {
     #[default]
     Gauge,
     Counter,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum AggregationName {
-    #[default]
-    Mean,
-    Min,
-    Max,
-    Last,
-    Sum,
 }
 
 #[derive(Debug, Default)]
@@ -98,19 +86,7 @@ struct Target {
 impl Sampler for HttpJson {
     fn needs(config: &Config) -> Result<Vec<Need>, Failure> {
         let JsonConfig { targets } = config.parse()?;
-        let mut needs = Vec::new();
-        let mut has_names = false;
-        for target in &targets {
-            let wrong = |why: String| Failure::invalid(format!("the target {}: {why}", target.id));
-            let url = Url::parse(&target.url).map_err(wrong)?;
-            needs.push(Need::http(url.rule(&target.method)));
-            needs.extend(target.request.files().map(Need::read));
-            has_names |= url.has_name();
-        }
-        if has_names {
-            needs.extend(PRIVATE_NETWORKS.map(Need::http));
-        }
-        Ok(needs)
+        grants(targets.iter().map(|target| (&*target.id, &*target.url, &*target.method, &target.request)))
     }
 
     fn init(&mut self, config: &Config) -> Result<(), Failure> {
@@ -260,14 +236,7 @@ impl FieldConfig {
                 Field::rate(name, help, total).scale(self.scale.unwrap_or(1.0))
             }
         };
-        let aggregation = match self.aggregation {
-            AggregationName::Mean => Aggregation::Mean,
-            AggregationName::Min => Aggregation::Min,
-            AggregationName::Max => Aggregation::Max,
-            AggregationName::Last => Aggregation::Last,
-            AggregationName::Sum => Aggregation::Sum,
-        };
-        field.unit(&self.unit).aggregation(aggregation).precision(self.precision)
+        field.unit(&self.unit).aggregation(self.aggregation.unwrap_or(Aggregation::Mean)).precision(self.precision)
     }
 
     /// The host scales the rate of a counter.

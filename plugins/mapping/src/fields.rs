@@ -35,7 +35,7 @@ pub struct FieldConfig {
     help: Option<String>,
     unit: Option<String>,
     precision: Option<f64>,
-    aggregation: Option<AggregationName>,
+    aggregation: Option<Aggregation>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -53,16 +53,6 @@ pub(crate) enum Combination {
     Max,
     Mean,
     Count,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum AggregationName {
-    Mean,
-    Min,
-    Max,
-    Last,
-    Sum,
 }
 
 /// A mapping, ready to read expositions with.
@@ -287,25 +277,11 @@ impl FieldConfig {
             (Measure::Rate(_), _) => "per second",
             _ => "",
         };
-        let aggregation = self.aggregation.map_or(aggregation, AggregationName::get);
+        let aggregation = self.aggregation.unwrap_or(aggregation);
         field
             .unit(self.unit.as_deref().unwrap_or(unit))
             .aggregation(aggregation)
             .precision(self.precision.unwrap_or(0.0))
-    }
-}
-
-// === impl AggregationName ===
-
-impl AggregationName {
-    fn get(self) -> Aggregation {
-        match self {
-            Self::Mean => Aggregation::Mean,
-            Self::Min => Aggregation::Min,
-            Self::Max => Aggregation::Max,
-            Self::Last => Aggregation::Last,
-            Self::Sum => Aggregation::Sum,
-        }
     }
 }
 

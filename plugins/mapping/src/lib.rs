@@ -1,4 +1,4 @@
-//! What the plugins `scrape` and `textfile` share: they turn expositions into the fields of a sampler.
+//! Turns expositions into the fields of a sampler, for the plugins `scrape` and `textfile`.
 //!
 //! * [`MappingConfig`], [`Mapping`]: which fields an exposition becomes. [`all_fields`]: the fields of several
 //!   mappings.

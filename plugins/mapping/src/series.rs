@@ -1,4 +1,4 @@
-//! What is known of the series of a target from one scrape to the next.
+//! Computes fields from the series of a target, and remembers the series from one scrape to the next.
 
 use crate::fields::{Combination, MappedField, Mapping, Measure, SeriesReading};
 use crate::histogram::{Bucket, quantile};

@@ -8,7 +8,7 @@ use dropsonde_guest::{
 use regex_lite::Regex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use targets::{LastRequest, PRIVATE_NETWORKS, RequestConfig, RequestSettings, Round, Url, Visit};
+use targets::{LastRequest, RequestConfig, RequestSettings, Round, Url, Visit, grants};
 
 /// Most bytes of a body that are searched.
 const SEARCHED: usize = 1 << 20;
@@ -29,7 +29,7 @@ struct TargetConfig {
     labels: BTreeMap<String, String>,
     #[serde(default = "get")]
     method: String,
-    /// What is sent with the request.
+    /// The body of the request.
     #[serde(default)]
     body: String,
     /// The statuses of a server that is up.
@@ -69,19 +69,7 @@ struct Answer {
 impl Sampler for Probe {
     fn needs(config: &Config) -> Result<Vec<Need>, Failure> {
         let ProbeConfig { targets } = config.parse()?;
-        let mut needs = Vec::new();
-        let mut has_names = false;
-        for target in &targets {
-            let wrong = |why: String| Failure::invalid(format!("the target {}: {why}", target.id));
-            let url = Url::parse(&target.url).map_err(wrong)?;
-            needs.push(Need::http(url.rule(&target.method)));
-            needs.extend(target.request.files().map(Need::read));
-            has_names |= url.has_name();
-        }
-        if has_names {
-            needs.extend(PRIVATE_NETWORKS.map(Need::http));
-        }
-        Ok(needs)
+        grants(targets.iter().map(|target| (&*target.id, &*target.url, &*target.method, &target.request)))
     }
 
     fn init(&mut self, config: &Config) -> Result<(), Failure> {

@@ -1,7 +1,9 @@
 //! How a target is asked.
 
+use crate::url::{PRIVATE_NETWORKS, Url};
 use dropsonde_guest::files;
 use dropsonde_guest::http::Request;
+use dropsonde_guest::{Failure, Need};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -54,6 +56,23 @@ enum Credentials {
 /// The files of credentials that were read in a call.
 #[derive(Debug, Default)]
 pub(crate) struct Secrets(BTreeMap<String, String>);
+
+/// Returns the grants that requests to targets need. Of each target: its id, URL, method and configuration.
+pub fn grants<'a>(
+    targets: impl Iterator<Item = (&'a str, &'a str, &'a str, &'a RequestConfig)>,
+) -> Result<Vec<Need>, Failure> {
+    let (mut needs, mut has_names) = (Vec::new(), false);
+    for (id, url, method, request) in targets {
+        let url = Url::parse(url).map_err(|why| Failure::invalid(format!("the target {id}: {why}")))?;
+        needs.push(Need::http(url.rule(method)));
+        needs.extend(request.files().map(Need::read));
+        has_names |= url.has_name();
+    }
+    if has_names {
+        needs.extend(PRIVATE_NETWORKS.map(Need::http));
+    }
+    Ok(needs)
+}
 
 // === impl RequestConfig ===
 

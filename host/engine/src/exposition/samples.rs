@@ -97,11 +97,17 @@ impl Samples {
             group.rows.clear();
             group.values.clear();
             for (frame, labels) in &group.frames {
-                let stale_ms = now_ms.saturating_sub(STALE_INTERVALS * frame.pace_ms());
                 // A row from before the start may be older than the one exposed last, and a total would fall.
-                let is_read_anew = frame.last_write() > 0;
+                if frame.last_write() == 0 {
+                    continue;
+                }
                 // `latest_readings` checks the time first, because the row of an old frame may be in a file.
-                if is_read_anew && frame.latest_readings(stale_ms, &mut group.values) {
+                let mut read = |pace_ms| {
+                    let stale_ms = now_ms.saturating_sub(STALE_INTERVALS * pace_ms);
+                    frame.latest_readings(stale_ms, &mut group.values)
+                };
+                // Only a row that seems late needs the pace, which takes longer to find.
+                if read(frame.interval_ms()) || read(frame.pace_ms()) {
                     group.rows.push(labels.clone());
                 }
             }

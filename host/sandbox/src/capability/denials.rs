@@ -1,4 +1,4 @@
-//! What a plugin asked for in the current call and is not granted: files, and HTTP requests. If the call fails because
+//! Files and HTTP requests that a plugin asked for in the current call and is not granted. If the call fails because
 //! of one, the host writes the error text itself, so that a missing grant reads the same in every language of a plugin.
 
 use crate::Failure;

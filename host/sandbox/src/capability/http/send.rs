@@ -161,8 +161,13 @@ async fn send(
         denials.deny(&place, not_granted(&place, &request, why));
         Error::HttpRequestDenied
     })?;
-    let exchange = RecordedExchange::of(&request, &format!("{place}{}", request.uri()));
-    if let Inputs::Recorded(recording) = inputs {
+    let exchange = match inputs {
+        Inputs::Live => None,
+        Inputs::RecordedBy(_) | Inputs::Recorded(_) => {
+            Some(RecordedExchange::of(&request, &format!("{place}{}", request.uri())))
+        }
+    };
+    if let (Inputs::Recorded(recording), Some(exchange)) = (inputs, &exchange) {
         // A recording never leads to the network.
         let recorded = recording.exchange(&exchange.method, &exchange.url).ok_or(Error::DestinationNotFound)?;
         let driver: Driver = Box::new(async { Ok(()) });
@@ -217,9 +222,9 @@ async fn send(
         return Err(Error::HttpProtocolError);
     }
     let answer = answer.map(|incoming| body(incoming).boxed_unsync());
-    let answer = match inputs {
-        Inputs::RecordedBy(recorder) => exchange.record(answer, recorder.clone()),
-        Inputs::Live | Inputs::Recorded(_) => answer,
+    let answer = match (inputs, exchange) {
+        (Inputs::RecordedBy(recorder), Some(exchange)) => exchange.record(answer, recorder.clone()),
+        _ => answer,
     };
     let driver: Driver = Box::new(async move {
         if is_open {
