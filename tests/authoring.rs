@@ -130,6 +130,18 @@ fn the_example_plugins_build_pass_their_tests_and_sample_this_machine() {
     }
 }
 
+#[test]
+fn the_example_plugins_with_http_replay_recorded_exchanges() {
+    for name in ["rabbitmq", "nats"] {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&workspace().join("plugins/examples").join(name), folder.path());
+        let modules = workspace().join("target/languages/js-http/node_modules");
+        std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).unwrap();
+        let tested = run_plugin_command(&["test"], folder.path());
+        assert!(tested.contains("busy") && !tested.contains("FAILED"), "{tested}");
+    }
+}
+
 /// Copies a folder without its components.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -154,6 +166,17 @@ fn plugin_build_succeeds_when_its_output_pipe_is_closed() {
     build.stdout(writer.try_clone().unwrap()).stderr(writer);
     assert_eq!(build.status().unwrap().code(), Some(0));
     assert!(folder.path().join("unread/unread.wasm").is_file());
+}
+
+#[test]
+fn plugin_build_says_which_tool_builds_javascript_with_http() {
+    let folder = tempfile::tempdir().unwrap();
+    run_plugin_command(&["new", "mine", "--lang", "js"], folder.path());
+    let package = folder.path().join("mine/package.json");
+    let text = fs::read_to_string(&package).unwrap().replace("sampler-plugin", "http-sampler-plugin");
+    fs::write(package, text).unwrap();
+    let (code, _, error) = run(author_command().args(["plugin", "build", "mine"]).current_dir(&folder));
+    assert!(code == 1 && error.contains("npm install --save-dev @bytecodealliance/componentize-js"), "{error}");
 }
 
 #[test]

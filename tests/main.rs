@@ -22,7 +22,7 @@
 //! * `commands`, `store_commands`: the command line; `pipes`: commands whose output pipe is closed.
 //! * `embedding`: the host as a part of another program, and the examples.
 //! * `procfs`: the bundled sampler on machines of all kinds. `scraping`: the bundled plugins that ask servers and read
-//!   files, and `serve --demo`.
+//!   files, and `serve --demo`. `servers`: those plugins beside real servers.
 //! * `authoring`: from a plugin's template to a sample; `handbook`: its links, keys and configurations.
 
 #![allow(
@@ -65,6 +65,7 @@ mod reconfigure;
 mod reload;
 mod sandbox;
 mod scraping;
+mod servers;
 mod shares;
 mod snapshot;
 mod store_commands;

@@ -3,6 +3,8 @@
 //! Redirects are returned like any other response. To follow one, send another request; its origin must be granted too.
 
 use crate::Failure;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -126,6 +128,13 @@ impl Request {
         self
     }
 
+    /// Sets a body of JSON, with the header that says so.
+    pub fn json(self, body: &impl Serialize) -> Result<Self, Failure> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| Failure::invalid(format!("the body of a request: {error}")))?;
+        Ok(self.header("content-type", "application/json").body(body))
+    }
+
     /// Sets the longest time of this request and its response, from its first byte to its last.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -149,6 +158,25 @@ impl Response {
     /// Returns the body as text. Bytes that are not UTF-8 are replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Reads the body as JSON.
+    ///
+    /// ```no_run
+    /// # use dropsonde_guest::{Failure, http};
+    /// # use std::time::Duration;
+    /// #[derive(serde::Deserialize)]
+    /// struct Queue {
+    ///     name: String,
+    ///     messages: u64,
+    /// }
+    /// # fn queues() -> Result<Vec<Queue>, Failure> {
+    /// http::get("http://127.0.0.1:15672/api/queues", Duration::from_secs(1))?.json()
+    /// # }
+    /// ```
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::unavailable(format!("the response is not the JSON that is expected: {error}")))
     }
 
     /// Returns the first header of a name, which is case-insensitive. None if there is none, or if it is not text.
@@ -518,6 +546,16 @@ mod tests {
         assert_eq!(parts("https://a?c"), Some(("https", "a", "?c")));
         assert_eq!(parts("http://a"), Some(("http", "a", "")));
         assert_eq!((parts("a/b"), parts("http:///b")), (None, None));
+    }
+
+    #[test]
+    fn json_is_read_into_a_type_and_the_error_says_where_it_is_something_else() {
+        let response = |body: &str| Response { body: body.into(), ..Response::default() };
+        assert_eq!(response("[1, 2]").json::<Vec<u8>>(), Ok(vec![1, 2]));
+        let failure = response("[1, \"two\"]").json::<Vec<u8>>().unwrap_err();
+        assert!(failure.reason().contains("column 9"), "{failure:?}");
+        let request = Request::new("POST", "http://a/b").json(&[1, 2]).unwrap();
+        assert_eq!((&*request.body, &*request.headers[0].0), (&b"[1,2]"[..], "content-type"));
     }
 
     #[test]

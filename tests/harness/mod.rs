@@ -7,6 +7,7 @@ mod guests;
 mod host;
 mod prometheus;
 mod server;
+mod servers;
 mod wall_clock;
 
 pub(crate) use client::{EventStream, Response, connect_from, request, send, stream};
@@ -15,4 +16,5 @@ pub(crate) use guests::{app, verbs, verbs_version, workspace};
 pub(crate) use host::{Host, dropsonde, run, wait_until};
 pub(crate) use prometheus::{Prometheus, prometheus_tool};
 pub(crate) use server::{SocketServer, TestServer};
+pub(crate) use servers::{Nginx, Podman, Server};
 pub(crate) use wall_clock::SettableWallClock;

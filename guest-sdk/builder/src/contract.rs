@@ -1,4 +1,4 @@
-//! The files of the plugin contract in wit/, included at build time.
+//! The files of the plugin contract in wit/, included at build time, with the part of WASI that its HTTP worlds import.
 
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -9,7 +9,7 @@ macro_rules! wit {
     };
 }
 
-const FILES: [(&str, &str); 10] = wit![
+const FILES: [(&str, &str); 13] = wit![
     "types.wit",
     "plugin.wit",
     "sampler.wit",
@@ -19,13 +19,19 @@ const FILES: [(&str, &str); 10] = wit![
     "files.wit",
     "state.wit",
     "metrics.wit",
-    "worlds.wit"
+    "worlds.wit",
+    "deps/clocks/clocks.wit",
+    "deps/http/http.wit",
+    "deps/io/io.wit"
 ];
 
 /// Writes the files of the contract into a folder.
 pub(crate) fn write_contract(folder: &Path) -> Result<()> {
     for (name, text) in FILES {
-        std::fs::write(folder.join(name), text).with_context(|| format!("cannot write to {}", folder.display()))?;
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(folder))
+            .and_then(|()| std::fs::write(path, text))
+            .with_context(|| format!("cannot write to {}", folder.display()))?;
     }
     Ok(())
 }
@@ -33,12 +39,21 @@ pub(crate) fn write_contract(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
+
+    /// Returns the paths of all files under a folder, relative to it.
+    fn files(folder: &Path, below: &Path) -> Vec<PathBuf> {
+        let entries =
+            std::fs::read_dir(folder.join(below)).unwrap().map(|entry| below.join(entry.unwrap().file_name()));
+        let files = |path: PathBuf| if folder.join(&path).is_dir() { files(folder, &path) } else { vec![path] };
+        entries.flat_map(files).collect()
+    }
 
     #[test]
     fn no_file_of_the_contract_is_missing() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit");
-        let mut there: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name()).collect();
-        let mut known: Vec<_> = FILES.iter().map(|(name, _)| std::ffi::OsString::from(name)).collect();
+        let mut there = files(&folder, Path::new(""));
+        let mut known: Vec<_> = FILES.iter().map(|(name, _)| PathBuf::from(name)).collect();
         there.sort();
         known.sort();
         assert_eq!(known, there);

@@ -1,4 +1,4 @@
-//! `cargo dev`: sets up missing tools on this machine, then runs the host or the tests.
+//! `cargo dev`: sets up missing tools on this machine, then runs the host or the tests, or builds a release.
 
 use anyhow::{Context, Result, bail};
 use dropsonde_builder::{Toolchain, step, unpack_debian_packages};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
-Sets up missing tools on this machine, then runs the host or the tests.
+Sets up missing tools on this machine, then runs the host or the tests, or builds a release.
 All downloads stay under target/, so a second run is quick. `cargo clean` removes them.
 
 Usage: cargo dev <COMMAND> [ARGUMENTS]
@@ -15,8 +15,11 @@ Usage: cargo dev <COMMAND> [ARGUMENTS]
 Commands:
   run [ARGUMENTS]   builds the host (release) and runs it: `cargo dev run --listen 127.0.0.1:9191`
   test [ARGUMENTS]  runs all tests: `cargo dev test --test all -- plugins`
-  setup             only sets up what plain cargo needs: crates, a wasm-capable compiler, Prometheus,
-                    componentize-py, componentize-qjs and schemathesis
+  release           builds the host for other machines: target/dist/dropsonde. It cannot build plugins, and contains
+                    no path of this machine
+  setup             only sets up what plain cargo needs: crates, a wasm-capable compiler, Prometheus
+                    and other servers, componentize-py, componentize-qjs, componentize-js and
+                    schemathesis
 ";
 
 fn main() -> ExitCode {
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
     let done = match command.as_deref() {
         Some("run") => run(&rest),
         Some("test") => test(&rest),
+        Some("release") => release(),
         Some("setup") => setup().and_then(|target| test_tools(&target)),
         None | Some("help" | "-h" | "--help") => {
             // The reader may have closed the pipe.
@@ -64,6 +68,34 @@ fn test(args: &[String]) -> Result<()> {
     })
 }
 
+/// Builds the host without what builds plugins. Fails if the binary contains a path of this machine.
+fn release() -> Result<()> {
+    let target = setup()?;
+    let root = std::env::current_dir().context("the current directory is gone")?;
+    let remap = dropsonde_builder::remap_paths(&root);
+    step("building the release (some minutes)", || {
+        let mut cargo = cargo_command();
+        // They replace RUSTFLAGS, which a user may have set for this build.
+        let own = std::env::var("RUSTFLAGS").unwrap_or_default();
+        let flags: Vec<&str> = own.split_whitespace().chain(remap.iter().map(String::as_str)).collect();
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        cargo.args(["build", "--locked", "--profile", "dist", "--package", "dropsonde", "--bin", "dropsonde"]);
+        run_cargo(cargo.arg("--no-default-features"))
+    })?;
+    let binary = target.join("dist/dropsonde");
+    let contents = std::fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    for path in home.iter().chain([&root]).filter(|path| path.components().count() > 1) {
+        let path = path.to_string_lossy();
+        if contents.windows(path.len()).any(|window| window == path.as_bytes()) {
+            bail!("{} contains {path}, a path of this machine", binary.display());
+        }
+    }
+    // The reader may have closed the pipe.
+    let _ = writeln!(io::stdout(), "{}  {:.1} MB", binary.display(), contents.len() as f64 / 1e6);
+    Ok(())
+}
+
 /// Sets up crates and a wasm-capable toolchain. Returns the target directory.
 fn setup() -> Result<PathBuf> {
     if Command::new("cc").arg("--version").output().is_err() {
@@ -78,12 +110,22 @@ fn setup() -> Result<PathBuf> {
     Ok(target)
 }
 
-/// Sets up the additional tools of the tests.
+/// Sets up the additional tools of the tests, at the same time: most of it is downloads.
 fn test_tools(target: &Path) -> Result<()> {
-    prometheus(target)?;
-    componentize_py(&target.join("languages/python"))?;
-    componentize_js(&target.join("languages/js"))?;
-    schemathesis(&target.join("schemathesis"))
+    let tools: [(fn(&Path) -> Result<()>, PathBuf); 6] = [
+        (prometheus, target.join("prometheus")),
+        (servers, target.join("servers")),
+        (componentize_py, target.join("languages/python")),
+        (componentize_qjs, target.join("languages/js")),
+        (componentize_js, target.join("languages/js-http")),
+        (schemathesis, target.join("schemathesis")),
+    ];
+    std::thread::scope(|scope| {
+        let threads = tools.map(|(set_up, folder)| scope.spawn(move || set_up(&folder)));
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a step of the set-up panicked")))
+    })
 }
 
 /// schemathesis sends unusual requests to the API, generated from the API's own description.
@@ -107,10 +149,20 @@ fn python(folder: &Path, requirements: &str, what: &str) -> Result<()> {
 }
 
 /// The tests build JavaScript plugins with the componentize-qjs version of new plugins.
-fn componentize_js(folder: &Path) -> Result<()> {
+fn componentize_qjs(folder: &Path) -> Result<()> {
     const PACKAGE: &str = include_str!("../../templates/js/package.json");
     let package = PACKAGE.replace("{{name}}", "languages").replace("{{about}}", "").replace("{{world}}", "");
-    installed(folder, "package.json", &package, "componentize-qjs, for plugins in JavaScript", || {
+    npm(folder, &package, "componentize-qjs, for plugins in JavaScript")
+}
+
+/// The tests build the example with HTTP with the componentize-js version that it names.
+fn componentize_js(folder: &Path) -> Result<()> {
+    const PACKAGE: &str = include_str!("../../../plugins/examples/nats/package.json");
+    npm(folder, PACKAGE, "componentize-js, for plugins in JavaScript with HTTP")
+}
+
+fn npm(folder: &Path, package: &str, what: &str) -> Result<()> {
+    installed(folder, "package.json", package, what, || {
         run_in(folder, "npm", &["install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"])
             .context("the tests need Node.js 18 or newer with npm: `apt install nodejs npm`")
     })
@@ -142,24 +194,64 @@ fn run_in(folder: &Path, program: &str, args: &[&str]) -> Result<()> {
 
 /// Prometheus scrapes the hosts of the tests, and promtool checks their metrics. Debian has both; elsewhere they must
 /// be on the PATH.
-fn prometheus(target: &Path) -> Result<()> {
-    let unpacked = target.join("prometheus");
+fn prometheus(unpacked: &Path) -> Result<()> {
     let is_there = |program| Command::new(program).arg("--version").output().is_ok();
     if unpacked.exists() || (is_there("promtool") && is_there("prometheus")) {
         return Ok(());
     }
-    step("unpacking Debian's Prometheus", || unpack_debian_packages(&["prometheus"], &unpacked))
+    step("unpacking Debian's Prometheus", || unpack_debian_packages(&["prometheus"], unpacked))
         .context("the tests need prometheus and promtool; install Prometheus so that both are on the PATH")
 }
 
+/// Servers that the tests measure. Debian has them; elsewhere they must be on the PATH. The test of Podman is left out
+/// where Podman cannot run containers.
+fn servers(unpacked: &Path) -> Result<()> {
+    const SERVERS: [&str; 5] = [
+        "nginx",
+        "prometheus-nginx-exporter",
+        "prometheus-node-exporter",
+        "prometheus-alertmanager",
+        "victoria-metrics",
+    ];
+    const PODMAN: [&str; 12] = [
+        "podman",
+        "runc",
+        "conmon",
+        "golang-github-containers-common",
+        "busybox-static",
+        "libassuan0",
+        "libdevmapper1.02.1",
+        "libgpg-error0",
+        "libgpgme11",
+        "libseccomp2",
+        "libsubid4",
+        "netavark",
+    ];
+    let is_there = |program| Command::new(program).arg("--version").output().is_ok();
+    if unpacked.exists() || SERVERS.iter().all(|program| is_there(program)) {
+        return Ok(());
+    }
+    step("unpacking Debian's nginx, Podman, VictoriaMetrics and exporters", || {
+        unpack_debian_packages(&[&SERVERS[..], &PODMAN].concat(), unpacked)
+    })
+    .with_context(|| format!("the tests need {}; install them so that they are on the PATH", SERVERS.join(", ")))
+}
+
 fn cargo(args: impl Iterator<Item = impl AsRef<std::ffi::OsStr>>) -> Result<()> {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut cargo = Command::new(program);
+    run_cargo(cargo_command().args(args))
+}
+
+fn cargo_command() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Many tests wait for a host more than they compute.
     if let (Ok(cores), None) = (std::thread::available_parallelism(), std::env::var_os("RUST_TEST_THREADS")) {
         cargo.env("RUST_TEST_THREADS", (cores.get() + 1).to_string());
     }
-    let status = cargo.args(args).status().context("cannot run cargo")?;
+    cargo
+}
+
+fn run_cargo(cargo: &mut Command) -> Result<()> {
+    let status = cargo.status().context("cannot run cargo")?;
     if !status.success() {
         bail!("cargo failed");
     }

@@ -34,7 +34,7 @@ mod toolchain;
 
 pub use component::componentize;
 pub use debian::unpack as unpack_debian_packages;
-pub use plugin::{Crate, Network};
+pub use plugin::{Crate, Network, remap_paths};
 pub use progress::step;
 pub use project::Project;
 pub use script::Script;

@@ -19,12 +19,14 @@ pub struct Crate {
     manifest: PathBuf,
     package: String,
     target_dir: PathBuf,
+    workspace: PathBuf,
 }
 
 /// The relevant part of the output of `cargo metadata`.
 #[derive(Deserialize)]
 struct Metadata {
     target_directory: PathBuf,
+    workspace_root: PathBuf,
     packages: Vec<Package>,
 }
 
@@ -65,7 +67,7 @@ impl Crate {
         let metadata: Metadata = serde_json::from_slice(&output.stdout).context("cargo's metadata")?;
         let own = metadata.packages.into_iter().find(|package| package.manifest_path == manifest);
         let package = own.with_context(|| format!("{} names no package", manifest.display()))?.name;
-        Ok(Self { package, target_dir: metadata.target_directory, manifest })
+        Ok(Self { package, target_dir: metadata.target_directory, workspace: metadata.workspace_root, manifest })
     }
 
     /// Returns the package's name.
@@ -118,6 +120,9 @@ impl Crate {
 /// Compiles crates of one workspace, and returns their components' bytes.
 fn build(crates: &[Crate], target_dir: &Path, toolchain: &Toolchain, network: Network) -> Result<Vec<Vec<u8>>> {
     let mut cargo = cargo();
+    if let Some(first) = crates.first() {
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", remap_paths(&first.workspace).join("\x1f"));
+    }
     cargo.args(["build", "--release", "--message-format=json-render-diagnostics"]).arg("--target-dir").arg(target_dir);
     if let Some(first) = crates.first() {
         cargo.arg("--manifest-path").arg(&first.manifest);
@@ -135,6 +140,17 @@ fn build(crates: &[Crate], target_dir: &Path, toolchain: &Toolchain, network: Ne
         bail!("cargo could not build {}", names());
     }
     crates.iter().map(|built| built.component(&output.stdout)).collect()
+}
+
+/// Returns flags for rustc that keep the paths of this machine out of what it compiles: those of a workspace become
+/// relative, and those of crates begin with the crate's name.
+pub fn remap_paths(workspace: &Path) -> Vec<String> {
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let registries = cargo_home.map(|home| home.join("registry/src"));
+    let registries = registries.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+    let folders = registries.map(|registry| registry.path()).chain([workspace.to_owned()]);
+    folders.map(|folder| format!("--remap-path-prefix={}=", folder.display())).collect()
 }
 
 /// Returns a cargo command without the environment of a cargo, rustc or clippy that may be running this process.

@@ -8,7 +8,8 @@ pub fn step<T, E>(what: impl Display, work: impl FnOnce() -> Result<T, E>) -> Re
     let start = Instant::now();
     let result = work();
     let outcome = if result.is_ok() { "done" } else { "failed" };
-    tell(format_args!("    {outcome} after {:.1} s", start.elapsed().as_secs_f64()));
+    // Steps may run at the same time.
+    tell(format_args!("    {outcome} after {:.1} s: {what}", start.elapsed().as_secs_f64()));
     result
 }
 

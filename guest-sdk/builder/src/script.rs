@@ -3,6 +3,7 @@
 use crate::contract::write_contract;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,7 +14,11 @@ pub struct Script {
     language: Language,
     name: String,
     world: String,
+    /// Whether the project names componentize-js.
+    chose_componentize_js: bool,
 }
+
+const COMPONENTIZE_JS: &str = "@bytecodealliance/componentize-js";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Language {
@@ -27,6 +32,10 @@ struct About {
     name: String,
     #[serde(default)]
     dropsonde: Dropsonde,
+    #[serde(default)]
+    dependencies: BTreeMap<String, String>,
+    #[serde(default, rename = "devDependencies")]
+    dev_dependencies: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,7 +81,9 @@ impl Script {
             bail!("{}: the plugin name {:?} cannot be a file name", file.display(), about.name);
         }
         let world = about.dropsonde.world.unwrap_or_else(|| "sampler-plugin".to_owned());
-        Ok(Some(Self { folder, language, name: about.name, world }))
+        let mut packages = about.dependencies.keys().chain(about.dev_dependencies.keys());
+        let chose_componentize_js = packages.any(|package| package == COMPONENTIZE_JS);
+        Ok(Some(Self { folder, language, name: about.name, world, chose_componentize_js }))
     }
 
     pub fn name(&self) -> &str {
@@ -117,34 +128,40 @@ impl Script {
     fn javascript(&self, contract: &Path, out: &Path) -> Result<Command> {
         /// A script that builds with componentize-js, whose engine is ten times as large and knows `fetch` and
         /// `console`.
-        const COMPONENTIZE_JS: &str = "import { componentize } from '@bytecodealliance/componentize-js';\
+        const SCRIPT: &str = "import { componentize } from '@bytecodealliance/componentize-js';\
             import { writeFile } from 'node:fs/promises';\
-            const [sourcePath, witPath, worldName, out] = process.argv.slice(1);\
-            const disableFeatures = ['http', 'fetch-event'];\
+            const [sourcePath, witPath, worldName, out, ...disableFeatures] = process.argv.slice(1);\
             const { component } = await componentize({ sourcePath, witPath, worldName, disableFeatures });\
             await writeFile(out, component);";
         let source = self.folder.join("plugin.js");
+        let has_http = self.world.starts_with("http-");
         // Looks for packages in the same places as node.
-        let mut installed = self.folder.ancestors().map(|folder| folder.join("node_modules"));
-        let has = |modules: &PathBuf, package: &str| modules.join(package).exists();
-        let quick = installed.clone().map(|modules| modules.join(".bin/componentize-qjs")).find(|file| file.exists());
-        let chose_other =
-            quick.is_none() && installed.any(|modules| has(&modules, "@bytecodealliance/componentize-js"));
-        if chose_other {
+        let modules = || self.folder.ancestors().map(|folder| folder.join("node_modules"));
+        if self.chose_componentize_js && modules().any(|modules| modules.join(COMPONENTIZE_JS).exists()) {
             let mut tool = Command::new("node");
-            tool.args(["--input-type=module", "--eval", COMPONENTIZE_JS, "--"]).arg(source).arg(contract);
-            tool.arg(&self.world).arg(out);
+            tool.args(["--input-type=module", "--eval", SCRIPT, "--"]).arg(source).arg(contract);
+            tool.arg(&self.world).arg(out).arg("fetch-event").args((!has_http).then_some("http"));
             return Ok(tool);
         }
-        if let Some(program) = found(quick.unwrap_or_default(), "componentize-qjs") {
+        if has_http && !self.chose_componentize_js {
+            bail!(
+                "componentize-qjs cannot build plugins with HTTP: in {}, run `npm install --save-dev {COMPONENTIZE_JS}`, \
+                 then build again",
+                self.folder.display()
+            );
+        }
+        let quick = modules().map(|modules| modules.join(".bin/componentize-qjs")).find(|file| file.exists());
+        if let Some(program) =
+            found(quick.unwrap_or_default(), "componentize-qjs").filter(|_| !self.chose_componentize_js)
+        {
             let mut tool = Command::new(program);
             tool.args(["--sync", "--opt-size", "--world", &self.world, "--wit"]).arg(contract);
             tool.arg("--js").arg(source).arg("--output").arg(out);
             return Ok(tool);
         }
+        let package = if self.chose_componentize_js { "componentize-js" } else { "componentize-qjs" };
         bail!(
-            "componentize-qjs (or componentize-js), which builds JavaScript plugins, is not installed: in {}, run \
-             `npm install`, then build again",
+            "{package}, which builds JavaScript plugins, is not installed: in {}, run `npm install`, then build again",
             self.folder.display()
         )
     }
@@ -163,7 +180,8 @@ impl Language {
             Self::JavaScript => serde_json::from_str(text)?,
             Self::Python => {
                 let PyProject { project, tool } = toml::from_str(text)?;
-                About { name: project.name, dropsonde: tool.dropsonde }
+                let (name, dropsonde) = (project.name, tool.dropsonde);
+                About { name, dropsonde, dependencies: BTreeMap::new(), dev_dependencies: BTreeMap::new() }
             }
         })
     }
@@ -197,5 +215,11 @@ mod tests {
         write("package.json", "{\"name\": \"sockets\", \"type\": \"module\"}");
         let script = Script::at(folder.path()).unwrap().unwrap();
         assert_eq!((script.name(), &*script.world), ("sockets", "sampler-plugin"));
+        assert!(!script.chose_componentize_js);
+        write(
+            "package.json",
+            "{\"name\": \"nats\", \"devDependencies\": {\"@bytecodealliance/componentize-js\": \"0.23.0\"}}",
+        );
+        assert!(Script::at(folder.path()).unwrap().unwrap().chose_componentize_js);
     }
 }

@@ -226,7 +226,7 @@ fn parse<T: DeserializeOwned>(response: Result<Response, HttpError>) -> Result<T
     if response.status != 200 {
         return Err(format!("the engine answered with status {}: {}", response.status, response.text().trim()));
     }
-    serde_json::from_slice(&response.body).map_err(|error| format!("the engine's answer is not understood: {error}"))
+    response.json().map_err(|failure| failure.reason().to_owned())
 }
 
 export_sampler!(Containers);
