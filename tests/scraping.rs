@@ -387,10 +387,13 @@ fn containers_of_an_engine_are_instances_and_the_plugin_can_only_read_them() {
 }
 
 #[test]
-fn cgroups_of_both_versions_replay_with_the_expected_values() {
-    let project = workspace().join("plugins/containers");
-    let (code, out, error) = run(dropsonde().args(["plugin", "test", "--file", "containers"]).current_dir(project));
-    assert!(code == 0 && out.matches("ok").count() >= 2, "{out}{error}");
+fn the_bundled_plugins_replay_their_recorded_cases() {
+    for name in ["containers", "httpjson", "probe", "scrape", "textfile"] {
+        let project = workspace().join("plugins").join(name);
+        let cases = std::fs::read_dir(project.join("tests")).unwrap().count();
+        let (code, out, error) = run(dropsonde().args(["plugin", "test", "--file", name]).current_dir(project));
+        assert!(code == 0 && out.matches(" ok").count() == cases && cases > 0, "{name}: {out}{error}");
+    }
 }
 
 #[test]

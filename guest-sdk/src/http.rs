@@ -460,8 +460,26 @@ mod imp {
             | ErrorCode::DnsTimeout => HttpError::Timeout(url),
             ErrorCode::HttpResponseBodySize(_) => HttpError::TooLarge(url),
             ErrorCode::HttpRequestUriInvalid => HttpError::NotAUrl(url),
-            other => HttpError::Other(url, format!("{other:?}")),
+            other => HttpError::Other(url, in_words(other)),
         }
+    }
+
+    fn in_words(code: &ErrorCode) -> String {
+        let words = match code {
+            ErrorCode::DestinationNotFound => "its host name or server is not found",
+            ErrorCode::DnsError(_) => "its host name is not found",
+            ErrorCode::DestinationUnavailable | ErrorCode::DestinationIpUnroutable => "the server cannot be reached",
+            ErrorCode::ConnectionRefused => "connection refused",
+            ErrorCode::ConnectionTerminated => "the server closed the connection",
+            ErrorCode::ConnectionLimitReached => "too many connections",
+            ErrorCode::HttpResponseIncomplete => "the response broke off",
+            ErrorCode::HttpProtocolError => "the server does not speak HTTP",
+            ErrorCode::TlsProtocolError => "TLS failed",
+            ErrorCode::TlsCertificateError => "the server's certificate is not valid",
+            ErrorCode::InternalError(Some(words)) => words,
+            other => return format!("{other:?}"),
+        };
+        words.to_owned()
     }
 }
 
