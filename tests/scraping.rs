@@ -2,10 +2,12 @@
 
 use crate::harness::{Host, Prometheus, Response, client, dropsonde, run, wait_until, workspace};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -125,7 +127,7 @@ fn a_target_that_does_not_answer_is_down_and_delays_no_other() {
     let (_listener, dead) = silent();
     let targets =
         [("fine", server.url("/")), ("dead", dead), ("broken", broken.url("/")), ("refusing", refusing.url("/"))];
-    let mut config = "poll.interval = '500ms'\n".to_owned();
+    let mut config = "poll.interval = '1s'\n".to_owned();
     for (id, url) in targets {
         let mapping = "mapping = { waiting = { value = 'queue_length' } }";
         writeln!(config, "[[plugins.scrape.config.targets]]\nid = '{id}'\nurl = '{url}'\n{mapping}").unwrap();
@@ -136,10 +138,10 @@ fn a_target_that_does_not_answer_is_down_and_delays_no_other() {
         assert!(sample["waiting"].is_null(), "{sample}");
     }
     let mut stream = host.stream("/v1/instances/fine/usage/stream");
-    for _ in 0..4 {
+    for _ in 0..3 {
         let sample = stream.next_sample();
         assert_eq!((&sample["up"], &sample["waiting"]), (&json!(1), &json!(1)));
-        assert!(sample["scrape_duration_ms"].as_f64() < Some(400.0), "{sample}");
+        assert!(sample["scrape_duration_ms"].as_f64() < Some(800.0), "{sample}");
     }
     let log = log_of(&host, "scrape");
     for line in [
@@ -181,6 +183,33 @@ fn targets_in_files_are_followed_and_relabelled() {
     list("b.json", "[]".to_owned());
     host.until("/v1/instances/two", |two| two.json()["state"] == "ended");
     assert_eq!(host.get("/v1/instances/drop-me").status, 404);
+}
+
+#[test]
+fn targets_come_from_a_server_that_asks_for_credentials() {
+    let server = MadeServer::start(|path, head| match path {
+        "/targets" if head.contains("authorization: bearer let-me-in") => {
+            let address = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+            (200, json!([{ "targets": [address], "labels": { "id": "web-1", "job": "web" } }]).to_string())
+        }
+        "/metrics" => (200, "http_requests_total 5\n".to_owned()),
+        _ => (401, String::new()),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().canonicalize().unwrap().join("token");
+    std::fs::write(&token, "let-me-in\n").unwrap();
+    let config = format!(
+        "poll.interval = '200ms'\npoll.discover_interval = '1s'\n[[plugins.scrape.config.http_sd]]\nurl = '{}'\n\
+         list = {{ bearer_file = '{}' }}\npreset = 'http-server'\n",
+        server.url("/targets"),
+        token.display()
+    );
+    let host = Host::start(&config, &[]);
+    until_usage(&host, "web-1", |usage| usage["requests_per_sec"].is_number());
+    assert_eq!(host.get("/v1/instances/web-1").json()["labels"], json!({ "workload": "web" }));
+    std::fs::write(&token, "no longer valid").unwrap();
+    wait_until("the refusal is not logged", || log_of(&host, "scrape").contains("status 401"));
+    assert_eq!(host.get("/v1/instances/web-1").json()["state"], "tracked", "its targets stay");
 }
 
 #[test]
@@ -340,33 +369,46 @@ fn fields_are_read_from_json_and_from_text_files() {
     assert!((0.0..600.0).contains(&age), "{backups}");
 }
 
+/// A container engine with the container `web-1`, which uses more CPU time at each request.
+struct Engine {
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Engine {
+    fn start() -> Self {
+        const ID: &str = "0123456789abcdef";
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let reads = AtomicU64::new(1);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                respond(&stream, &|path, _| {
+                    let answer = match path.strip_prefix("/v1.41/containers/").unwrap() {
+                        "json" => json!([{ "Id": ID, "Names": ["/web-1"], "Image": "nginx:1",
+                            "Labels": { "com.docker.compose.service": "web" } }]),
+                        "0123456789abcdef/json" => {
+                            json!({ "RestartCount": 2, "HostConfig": { "NanoCpus": 500_000_000_u64 },
+                            "State": { "StartedAt": "2026-01-01T00:00:00Z", "Health": { "Status": "healthy" } } })
+                        }
+                        "0123456789abcdef/stats?stream=false&one-shot=true" => json!({
+                            "cpu_stats": { "cpu_usage": { "total_usage": reads.fetch_add(1, Relaxed) * 20_000_000 } },
+                            "memory_stats": { "usage": 3_145_728, "limit": 8_388_608, "stats": { "inactive_file": 1_048_576 } },
+                            "networks": { "eth0": { "rx_bytes": 5, "tx_bytes": 6 } }, "pids_stats": { "current": 4 } }),
+                        _ => return (404, String::new()),
+                    };
+                    (200, answer.to_string())
+                });
+            }
+        });
+        Self { socket, _folder: folder }
+    }
+}
+
 #[test]
 fn containers_of_an_engine_are_instances_and_the_plugin_can_only_read_them() {
-    const ID: &str = "0123456789abcdef";
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("docker.sock");
-    let listener = UnixListener::bind(&socket).unwrap();
-    let reads = AtomicU64::new(1);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            respond(&stream, &|path, _| {
-                let answer = match path.strip_prefix("/v1.41/containers/").unwrap() {
-                    "json" => json!([{ "Id": ID, "Names": ["/web-1"], "Image": "nginx:1",
-                        "Labels": { "com.docker.compose.service": "web" } }]),
-                    "0123456789abcdef/json" => {
-                        json!({ "RestartCount": 2, "HostConfig": { "NanoCpus": 500_000_000_u64 },
-                        "State": { "StartedAt": "2026-01-01T00:00:00Z", "Health": { "Status": "healthy" } } })
-                    }
-                    "0123456789abcdef/stats?stream=false&one-shot=true" => json!({
-                        "cpu_stats": { "cpu_usage": { "total_usage": reads.fetch_add(1, Relaxed) * 20_000_000 } },
-                        "memory_stats": { "usage": 3_145_728, "limit": 8_388_608, "stats": { "inactive_file": 1_048_576 } },
-                        "networks": { "eth0": { "rx_bytes": 5, "tx_bytes": 6 } }, "pids_stats": { "current": 4 } }),
-                    _ => return (404, String::new()),
-                };
-                (200, answer.to_string())
-            });
-        }
-    });
+    let Engine { socket, .. } = &Engine::start();
     let config = format!("poll.interval = '200ms'\n[plugins.containers.config]\nsocket = '{}'\n", socket.display());
     let host = Host::start(&config, &[]);
     let sample = until_usage(&host, "web-1", |usage| usage["cpu_limit_percent"].is_number());
@@ -384,6 +426,40 @@ fn containers_of_an_engine_are_instances_and_the_plugin_can_only_read_them() {
         socket.display()
     );
     assert_eq!(host.plugin("containers")["grants"]["http"], json!([granted]));
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_of_what_hosts_measure_use_metrics_that_plugins_have() {
+    let requests = AtomicU64::new(0);
+    let server = MadeServer::start(move |_, _| {
+        let nth = requests.fetch_add(1, Relaxed);
+        let le = |upper| format!("http_request_duration_seconds_bucket{{le=\"{upper}\"}} {nth}\n");
+        (200, format!("http_requests_total{{code=\"200\"}} {nth}\n{}{}", le("0.1"), le("+Inf")))
+    });
+    let (url, engine, folder) = (server.url("/metrics"), Engine::start(), tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("backup.prom"), "backup_bytes 10\n").unwrap();
+    let config = format!(
+        "poll.interval = '200ms'\n[plugins.containers.config]\nsocket = '{}'\n\
+         [[plugins.scrape.config.targets]]\nid = 'web'\nurl = '{url}'\npreset = 'http-server'\n\
+         [[plugins.probe.config.targets]]\nid = 'probed'\nurl = '{url}'\n\
+         [[plugins.textfile.config.folders]]\nid = 'backups'\npath = '{}'\n",
+        engine.socket.display(),
+        folder.path().canonicalize().unwrap().display()
+    );
+    let host = Host::start(&config, &[]);
+    let words = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.filter(|word| word.starts_with("dropsonde_") && !word.ends_with('_')).map(str::to_owned).collect()
+    };
+    for file in ["measured.json", "measured.yml"] {
+        let wanted = words(&std::fs::read_to_string(workspace().join("host/monitoring").join(file)).unwrap());
+        assert!(wanted.len() > 5, "{file}: {wanted:?}");
+        let mut missing = wanted.clone();
+        wait_until(file, || {
+            missing = wanted.difference(&words(&host.get("/metrics").body)).cloned().collect();
+            missing.is_empty()
+        });
+    }
 }
 
 #[test]

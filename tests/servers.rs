@@ -17,7 +17,7 @@ fn what_real_servers_expose_is_read_as_prometheus_reads_it_and_the_presets_find_
     let (node, victoria_metrics) = (Server::node_exporter(), Server::victoria_metrics());
     let alertmanager = Server::alertmanager();
     if alertmanager.is_none() {
-        eprintln!("not tested: Alertmanager, whose templates cannot be mounted here");
+        say_not_tested("Alertmanager's templates cannot be mounted here");
     }
     let mut servers = vec![
         ("nginx", &nginx.exporter, "http-server", "requests_per_sec"),
@@ -51,12 +51,15 @@ fn what_real_servers_expose_is_read_as_prometheus_reads_it_and_the_presets_find_
     assert!((limits[0] - limits[1]).abs() <= 1.0, "{limits:?}");
 }
 
+fn say_not_tested(why: &str) {
+    let _ = writeln!(std::io::stderr(), "not tested: {why}");
+}
+
 /// Returns the number of samples in an exposition.
 fn samples(text: &str) -> f64 {
     let mut samples = 0;
-    read(text.as_bytes(), ExpositionFormat::Text, &mut |line| match line {
-        ExpositionLine::Sample(_) => samples += 1,
-        _ => {}
+    read(text.as_bytes(), ExpositionFormat::Text, &mut |line| {
+        samples += u32::from(matches!(line, ExpositionLine::Sample(_)));
     })
     .unwrap();
     f64::from(samples)
@@ -140,7 +143,7 @@ fn a_container_of_a_real_podman_has_the_figures_that_podman_shows() {
     let limits = ["--memory", "64m", "--cpus", "0.1", "--label", "com.docker.compose.service=shop"];
     let podman = match Podman::with_container("web-1", &limits) {
         Ok(podman) => podman,
-        Err(error) => return eprintln!("not tested: Podman cannot run containers here: {error}"),
+        Err(error) => return say_not_tested(&format!("Podman cannot run containers here: {error}")),
     };
     let socket = podman.socket.display().to_string();
     let config = format!("poll.interval = '500ms'\n[plugins.containers.config]\nsocket = '{socket}'\n");

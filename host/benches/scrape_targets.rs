@@ -1,8 +1,7 @@
 //! Measures what scraping costs: 1 000 targets of 100 series each on loopback, every 10 s, by this host, by Prometheus and
 //! by vmagent, one after the other. `cargo bench -p dropsonde --bench scrape_targets [-- SECONDS]`
 //!
-//! Prometheus is that of `cargo dev setup`, else the one on the PATH. vmagent (Debian's package victoria-metrics) is on
-//! the PATH, or is left out.
+//! Prometheus and vmagent are those of `cargo dev setup`, else those on the PATH.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(
@@ -132,30 +131,32 @@ fn main() {
     measure("dropsonde, host and plugin together", &targets, during, host.id());
     drop(host);
 
-    let mut jobs = "global:\n  scrape_interval: 10s\nscrape_configs:\n".to_owned();
+    let mut jobs =
+        "global:\n  scrape_interval: 10s\nscrape_configs:\n  - job_name: all\n    static_configs:\n".to_owned();
     for nth in 0..TARGETS {
-        writeln!(
-            jobs,
-            "  - job_name: t-{nth}\n    metrics_path: /t/{nth}/metrics\n    static_configs:\n      - targets: ['{}']",
-            targets.address
-        )
-        .unwrap();
+        let (address, path) = (targets.address, format!("/t/{nth}/metrics"));
+        let labels = format!("{{ __metrics_path__: {path}, instance: t-{nth} }}");
+        writeln!(jobs, "      - targets: ['{address}']\n        labels: {labels}").unwrap();
     }
     let jobs_file = folder.path().join("prometheus.yml");
     fs::write(&jobs_file, jobs).unwrap();
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/prometheus/usr/bin/prometheus");
-    let prometheus = if unpacked.exists() { unpacked } else { "prometheus".into() };
-    let mut command = Command::new(prometheus);
+    let mut command = program("prometheus", "prometheus");
     command.arg("--config.file").arg(&jobs_file).args(["--web.listen-address", "127.0.0.1:0"]);
     command.arg("--storage.tsdb.path").arg(folder.path().join("prometheus"));
     measure_other("prometheus", command, &targets, during);
 
     // vmagent has to send somewhere: nobody listens there, so it keeps what it scraped on disk.
-    let mut command = Command::new("vmagent");
+    let mut command = program("servers", "vmagent");
     command.arg(format!("-promscrape.config={}", jobs_file.display()));
     command.args(["-httpListenAddr=127.0.0.1:0", "-remoteWrite.url=http://127.0.0.1:9/"]);
     command.arg(format!("-remoteWrite.tmpDataPath={}", folder.path().join("vmagent").display()));
     measure_other("vmagent", command, &targets, during);
+}
+
+/// Returns the command for a program: that of a folder that `cargo dev setup` made, else the one on the PATH.
+fn program(folder: &str, name: &str) -> Command {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder).join("usr/bin").join(name);
+    Command::new(if unpacked.exists() { unpacked } else { name.into() })
 }
 
 fn measure_other(name: &str, mut command: Command, targets: &Targets, during: Duration) {

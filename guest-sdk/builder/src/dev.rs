@@ -86,7 +86,7 @@ fn release() -> Result<()> {
     let contents = std::fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let home = std::env::var_os("HOME").map(PathBuf::from);
     for path in home.iter().chain([&root]).filter(|path| path.components().count() > 1) {
-        let path = path.to_string_lossy();
+        let path = format!("{}/", path.display());
         if contents.windows(path.len()).any(|window| window == path.as_bytes()) {
             bail!("{} contains {path}, a path of this machine", binary.display());
         }

@@ -47,10 +47,9 @@ impl Project {
                     Some(found) => found,
                     None => Toolchain::find_or_fetch(last)?,
                 };
-                match shared.filter(|_| std::env::var_os("CARGO_TARGET_DIR").is_none()) {
-                    Some(shared) => plugin.build_in(shared, &toolchain, Network::Allowed),
-                    None => plugin.build(&toolchain, Network::Allowed),
-                }
+                let shared = shared.filter(|_| std::env::var_os("CARGO_TARGET_DIR").is_none());
+                let target_dir = shared.map_or_else(|| plugin.target_dir().join("guests"), Path::to_owned);
+                plugin.build_in(&target_dir, &toolchain, Network::Allowed)
             }
             Self::Script(plugin) => plugin.build(),
         }

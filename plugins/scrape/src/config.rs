@@ -47,6 +47,9 @@ struct FileDiscoveryConfig {
 #[derive(Debug, Deserialize)]
 struct HttpDiscoveryConfig {
     url: String,
+    /// How the list is asked for; the targets have settings of their own.
+    #[serde(default)]
+    list: RequestConfig,
     #[serde(flatten)]
     discovered: DiscoveredConfig,
 }
@@ -134,7 +137,8 @@ pub(crate) struct Discovery {
 pub(crate) enum TargetList {
     /// Globs.
     Files(Vec<String>),
-    Url(String),
+    /// The URL, and how it is asked.
+    Url(String, RequestSettings),
 }
 
 /// How a target is scraped.
@@ -161,6 +165,7 @@ impl ScrapeConfig {
         for sd in &self.http_sd {
             let url = Url::parse(&sd.url).map_err(|why| Failure::invalid(format!("http_sd: {why}")))?;
             http.push(url.rule("GET"));
+            files.extend(sd.list.files());
         }
         let discovered = self.file_sd.iter().map(|sd| &sd.discovered);
         for discovered in discovered.chain(self.http_sd.iter().map(|sd| &sd.discovered)) {
@@ -193,8 +198,18 @@ impl ScrapeConfig {
             settings.targets.push(TargetSettings { id: id.clone(), url: url.clone(), labels: labels.clone(), how });
         }
         let files = self.file_sd.iter().map(|sd| (TargetList::Files(sd.files.clone()), &sd.discovered));
-        let urls = self.http_sd.iter().map(|sd| (TargetList::Url(sd.url.clone()), &sd.discovered));
-        for (list, discovered) in files.chain(urls) {
+        let mut lists: Vec<_> = files.collect();
+        for sd in &self.http_sd {
+            let wrong = |why: String| Failure::invalid(format!("http_sd {}: {why}", sd.url));
+            let request = sd.list.settings().map_err(wrong)?;
+            if request.interval.is_some() {
+                return Err(wrong(
+                    "a list is asked for every `poll.discover_interval`, not by `list.interval`".to_owned(),
+                ));
+            }
+            lists.push((TargetList::Url(sd.url.clone(), request), &sd.discovered));
+        }
+        for (list, discovered) in lists {
             let wrong = |why: String| Failure::invalid(format!("{list}: {why}"));
             let relabel = discovered.relabel.iter().map(RelabelRule::new).collect::<Result<_, _>>().map_err(wrong)?;
             let how = discovered.how.settings(&mut made).map_err(wrong)?;
@@ -274,7 +289,7 @@ impl std::fmt::Display for TargetList {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Files(globs) => write!(f, "file_sd {}", globs.join(", ")),
-            Self::Url(url) => write!(f, "http_sd {url}"),
+            Self::Url(url, _) => write!(f, "http_sd {url}"),
         }
     }
 }

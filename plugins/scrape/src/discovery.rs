@@ -3,12 +3,8 @@
 use crate::config::{Discovery, TargetList, TargetSettings};
 use crate::relabel::TargetLabels;
 use crate::yaml;
-use dropsonde_guest::{Failure, files, http};
+use dropsonde_guest::{Failure, files};
 use serde::Deserialize;
-use std::time::Duration;
-
-/// The longest time of asking a server for its targets.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Targets with common labels, as files and servers list them.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -28,8 +24,8 @@ impl Discovery {
 
     fn groups(&self) -> Result<Vec<TargetGroup>, Failure> {
         match &self.list {
-            TargetList::Url(url) => {
-                let response = http::get(url, TIMEOUT)?;
+            TargetList::Url(url, settings) => {
+                let response = settings.get(url).map_err(Failure::unavailable)?.send(settings.timeout)?;
                 if response.status != 200 {
                     let why = format!("{url}: the server answered with status {}", response.status);
                     return Err(Failure::unavailable(why));

@@ -112,6 +112,11 @@ impl RequestConfig {
 // === impl RequestSettings ===
 
 impl RequestSettings {
+    /// Makes a GET request of its own, outside a [`Round`](crate::Round).
+    pub fn get(&self, url: &str) -> Result<Request, String> {
+        self.complete(Request::get(url), &mut Secrets::default())
+    }
+
     /// Adds the timeout, the headers and the credentials to a request.
     pub(crate) fn complete(&self, request: Request, secrets: &mut Secrets) -> Result<Request, String> {
         let request = self.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
