@@ -112,7 +112,8 @@ fn setup() -> Result<PathBuf> {
 
 /// Sets up the additional tools of the tests, at the same time: most of it is downloads.
 fn test_tools(target: &Path) -> Result<()> {
-    let tools: [(fn(&Path) -> Result<()>, PathBuf); 6] = [
+    type SetUp = fn(&Path) -> Result<()>;
+    let tools: [(SetUp, PathBuf); 6] = [
         (prometheus, target.join("prometheus")),
         (servers, target.join("servers")),
         (componentize_py, target.join("languages/python")),
@@ -228,7 +229,7 @@ fn servers(unpacked: &Path) -> Result<()> {
         "netavark",
     ];
     let is_there = |program| Command::new(program).arg("--version").output().is_ok();
-    if unpacked.exists() || SERVERS.iter().all(|program| is_there(program)) {
+    if unpacked.exists() || SERVERS.iter().all(is_there) {
         return Ok(());
     }
     step("unpacking Debian's nginx, Podman, VictoriaMetrics and exporters", || {
