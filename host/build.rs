@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     };
     println!("cargo::rerun-if-changed={}", toolchain.marker().display());
-    match Crate::build_all(&plugins, &toolchain, Network::Forbidden) {
+    match Crate::bundle(&plugins, &toolchain, Network::Forbidden) {
         Ok(components) => {
             for (name, bytes) in BUNDLED.iter().zip(components) {
                 std::fs::write(out.join(name).with_extension("wasm"), bytes)?;

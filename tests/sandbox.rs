@@ -22,8 +22,9 @@ fn assert_no_missed_tick(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
     let times: Vec<_> = (0..6).map(|_| at(stream.next_sample())).collect();
-    // The first may be the one at start, off the grid.
-    assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL_MS), "{times:?}");
+    // The first may be the one at start, off the grid. A busy machine delays some.
+    let is_next = |pair: &[i64]| (pair[1] - pair[0] - INTERVAL_MS).abs() < INTERVAL_MS / 2;
+    assert!(times[1..].windows(2).all(is_next), "{times:?}");
     assert_eq!(host.plugin("good")["polls_missed"], 0);
 }
 

@@ -473,7 +473,7 @@ mod imp {
             ErrorCode::ConnectionTerminated => "the server closed the connection",
             ErrorCode::ConnectionLimitReached => "too many connections",
             ErrorCode::HttpResponseIncomplete => "the response broke off",
-            ErrorCode::HttpProtocolError => "the server does not speak HTTP",
+            ErrorCode::HttpProtocolError => "the response is not valid HTTP",
             ErrorCode::TlsProtocolError => "TLS failed",
             ErrorCode::TlsCertificateError => "the server's certificate is not valid",
             ErrorCode::InternalError(Some(words)) => words,

@@ -146,8 +146,8 @@ impl Podman {
         fs::set_permissions(&runtime, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let config = format!(
             "[containers]\ndefault_ulimits = ['nofile=1024:1024', 'nproc=1024:1024']\n\
-             [engine]\nconmon_path = ['{}/usr/bin/conmon']\nruntime = 'runc'\ncgroup_manager = 'cgroupfs'\n\
-             events_logger = 'none'\n[engine.runtimes]\nrunc = ['{}']\n[network]\nnetwork_backend = 'netavark'\n",
+             [engine]\nconmon_path = ['{0}/usr/bin/conmon']\nruntime = 'runc'\ncgroup_manager = 'cgroupfs'\n\
+             events_logger = 'none'\nhelper_binaries_dir = ['{0}/usr/lib/podman']\n[engine.runtimes]\nrunc = ['{1}']\n[network]\nnetwork_backend = 'netavark'\n",
             root.display(),
             runtime.display()
         );

@@ -80,27 +80,25 @@ impl Crate {
         &self.target_dir
     }
 
-    /// Compiles the crate of a plugin's author in a target directory that several plugins share: what they have in common
-    /// is compiled once. Returns the component's bytes. Warnings and errors go to standard error.
+    /// Compiles the crate and returns its component's bytes. Warnings and errors go to standard error.
+    pub fn build(&self, toolchain: &Toolchain, network: Network) -> Result<Vec<u8>> {
+        // A separate target directory: an outer cargo holds the lock of the usual one while its build scripts run.
+        self.build_in(&self.target_dir.join("guests"), toolchain, network)
+    }
+
+    /// Does the same in a target directory that several crates share: what they have in common is compiled once.
     pub fn build_in(&self, target_dir: &Path, toolchain: &Toolchain, network: Network) -> Result<Vec<u8>> {
         let built = build(cargo(), std::slice::from_ref(self), target_dir, toolchain, network)?;
         built.into_iter().next().context("cargo built no component")
     }
 
-    /// Compiles a crate of this workspace, as [`build_all`](Self::build_all) does.
-    pub fn build(&self, toolchain: &Toolchain, network: Network) -> Result<Vec<u8>> {
-        let built = Self::build_all(std::slice::from_ref(self), toolchain, network)?;
-        built.into_iter().next().context("cargo built no component")
-    }
-
-    /// Compiles several crates of this workspace at once: without paths of this machine, and without the names of
-    /// functions, which are up to a quarter of a component. Returns the components' bytes, in the same order.
-    pub fn build_all(crates: &[Self], toolchain: &Toolchain, network: Network) -> Result<Vec<Vec<u8>>> {
+    /// Compiles several crates of one workspace at once, to be bundled: without paths of this machine, and without the
+    /// names of functions, which are up to a quarter of a component. Returns the components' bytes, in the same order.
+    pub fn bundle(crates: &[Self], toolchain: &Toolchain, network: Network) -> Result<Vec<Vec<u8>>> {
         let Some(first) = crates.first() else { return Ok(Vec::new()) };
         let mut cargo = cargo();
         cargo.env("CARGO_ENCODED_RUSTFLAGS", remap_paths(&first.workspace).join("\x1f"));
         cargo.env("CARGO_PROFILE_RELEASE_STRIP", "true");
-        // A separate target directory: an outer cargo holds the lock of the usual one while its build scripts run.
         build(cargo, crates, &first.target_dir.join("guests"), toolchain, network)
     }
 

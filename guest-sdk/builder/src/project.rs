@@ -48,8 +48,10 @@ impl Project {
                     None => Toolchain::find_or_fetch(last)?,
                 };
                 let shared = shared.filter(|_| std::env::var_os("CARGO_TARGET_DIR").is_none());
-                let target_dir = shared.map_or_else(|| plugin.target_dir().join("guests"), Path::to_owned);
-                plugin.build_in(&target_dir, &toolchain, Network::Allowed)
+                match shared {
+                    Some(shared) => plugin.build_in(shared, &toolchain, Network::Allowed),
+                    None => plugin.build(&toolchain, Network::Allowed),
+                }
             }
             Self::Script(plugin) => plugin.build(),
         }

@@ -54,6 +54,8 @@ struct InspectedLimits {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ContainerStats {
+    /// When the engine read them.
+    read: String,
     cpu_stats: CpuStats,
     memory_stats: MemoryStats,
     networks: Option<BTreeMap<String, NetworkStats>>,
@@ -149,9 +151,18 @@ fn short_image(image: &str) -> String {
 // === impl ContainerStats ===
 
 impl ContainerStats {
+    /// Returns how long after a time the engine read them, in milliseconds. None if it does not say, or if its clock is
+    /// another one.
+    pub(crate) fn offset_ms(&self, at_ms: u64) -> Option<i32> {
+        const LONGEST_MS: i64 = 10_000;
+        let read = humantime::parse_rfc3339_weak(&self.read).ok()?.duration_since(UNIX_EPOCH).ok()?;
+        let offset_ms = i64::try_from(read.as_millis()).ok()?.saturating_sub_unsigned(at_ms);
+        i32::try_from(offset_ms).ok().filter(|_| offset_ms.abs() <= LONGEST_MS)
+    }
+
     /// Returns the usage of a container. `now_ms`: the time of the tick.
     pub(crate) fn usage(&self, inspected: &InspectedContainer, now_ms: u64) -> Usage {
-        let Self { cpu_stats, memory_stats, networks, blkio_stats, pids_stats } = self;
+        let Self { read: _, cpu_stats, memory_stats, networks, blkio_stats, pids_stats } = self;
         let known = |value: Option<f64>| value.unwrap_or(f64::NAN);
         let network = |bytes: fn(&NetworkStats) -> f64| {
             networks.as_ref().map_or(f64::NAN, |networks| networks.values().map(bytes).sum())
@@ -267,6 +278,8 @@ mod tests {
         )
         .unwrap();
         let now_ms = 1_795_968_000_500;
+        assert_eq!(stats.offset_ms(now_ms), Some(-500));
+        assert_eq!(stats.offset_ms(now_ms + 60_000), None, "another clock");
         let usage = stats.usage(&inspected, now_ms);
         assert_eq!((usage.cpu_seconds, usage.cpu_limit, usage.memory_bytes), (1.5, 0.5, 2000.0));
         assert_eq!((usage.received_bytes, usage.sent_bytes), (6.0, 8.0));

@@ -55,9 +55,19 @@ struct Containers {
     has_engine: bool,
     /// The CPU time of the reading before, by instance.
     before: BTreeMap<String, Before>,
-    /// When the plugin began, for a clock in seconds.
+    /// When the plugin began: the start of its own clock.
     began: Option<Instant>,
     troubles: Troubles,
+}
+
+/// The usage of an instance, and when it was read.
+#[derive(Debug)]
+struct TimedUsage {
+    usage: Usage,
+    /// After the tick.
+    offset_ms: i32,
+    /// Only differences between readings of one instance have a meaning.
+    at_seconds: f64,
 }
 
 /// The instances, by id.
@@ -118,25 +128,29 @@ impl Sampler for Containers {
         if matches!(&self.found, Found::Containers(containers) if containers.is_empty()) {
             self.look()?;
         }
-        let usages = match &self.found {
+        let usages: Vec<Result<TimedUsage, Failure>> = match &self.found {
             Found::Containers(containers) => self.ask_for_all(containers, tick, instances),
             Found::Cgroups(version, cgroups) => instances
                 .iter()
                 .map(|id| {
                     let cgroup = cgroups.get(id).ok_or(Failure::Gone)?;
-                    cgroup.usage(*version).map_err(|error| match error {
+                    let usage = cgroup.usage(*version).map_err(|error| match error {
                         FileError::NotFound(_) => Failure::Gone,
                         other => other.into(),
-                    })
+                    })?;
+                    let at_seconds = self.began.map_or(0.0, |began| began.elapsed().as_secs_f64());
+                    Ok(TimedUsage { usage, offset_ms: 0, at_seconds })
                 })
                 .collect(),
         };
-        let at_seconds = self.began.map_or(0.0, |began| began.elapsed().as_secs_f64());
         let mut readings = Readings::empty(instances.len(), FIELDS);
         for (row, (id, usage)) in instances.iter().zip(usages).enumerate() {
             match usage {
-                Ok(usage) => {
+                Ok(TimedUsage { usage, offset_ms, at_seconds }) => {
                     let before = self.before.get(id).copied();
+                    if let Some(offset) = readings.offsets_ms.get_mut(row) {
+                        *offset = offset_ms;
+                    }
                     if let Some(values) = readings.values.get_mut(row * FIELDS..(row + 1) * FIELDS) {
                         values.copy_from_slice(&usage.row(before, at_seconds));
                     }
@@ -192,7 +206,7 @@ impl Containers {
         containers: &BTreeMap<String, (ListedContainer, InspectedContainer)>,
         tick: &Tick,
         instances: &[String],
-    ) -> Vec<Result<Usage, Failure>> {
+    ) -> Vec<Result<TimedUsage, Failure>> {
         let known: Vec<_> = instances.iter().map(|id| containers.get(id)).collect();
         let requests: Vec<Request> = known
             .iter()
@@ -207,7 +221,10 @@ impl Containers {
                 Some(Ok(Response { status: 404, .. })) => Err(Failure::Gone),
                 Some(response) => {
                     let stats: ContainerStats = parse(response).map_err(Failure::unavailable)?;
-                    Ok(stats.usage(inspected, tick.at_ms))
+                    // How long the engine takes to answer varies: the time of its reading counts.
+                    let offset_ms = stats.offset_ms(tick.at_ms).unwrap_or(0);
+                    let at_seconds = (tick.at_ms as f64 + f64::from(offset_ms)) / 1e3;
+                    Ok(TimedUsage { usage: stats.usage(inspected, tick.at_ms), offset_ms, at_seconds })
                 }
                 None => Err(Failure::unavailable("the engine was not asked")),
             }
