@@ -1,4 +1,7 @@
+use super::recording::open_by;
 use super::*;
+use crate::capability::files::Resolver;
+use std::{fs, io};
 
 fn granted(glob: &str) -> Files {
     let mut files = Files::default();
