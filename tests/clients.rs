@@ -309,3 +309,55 @@ async fn large_lists_of_hosts_and_plugins_are_sent_in_chunks_and_count_against_t
     .unwrap();
     host.stop().await;
 }
+
+#[test]
+fn slow_scrapers_of_many_addresses_keep_no_scrape_from_another() {
+    const EACH: usize = 16;
+    raise_open_files();
+    let config = "poll.interval = '500ms'\n[plugins.flock.config]\nflock = 3000\n";
+    let host = crate::harness::Host::start(config, &[("flock", verbs())]);
+    // More than sockets take unread.
+    host.until("/metrics", |metrics| metrics.body.len() > 300_000);
+    let scrape = |address: u8| {
+        let mut socket = connect_from(Ipv4Addr::new(127, 0, 1, address), &host.address);
+        write!(socket, "GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", host.address).unwrap();
+        let mut head = [0; 12];
+        socket.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+        socket
+    };
+    let unread: Vec<_> = (1..=10).flat_map(|address| (0..EACH).map(move |_| address)).map(scrape).collect();
+    for _ in 0..3 {
+        let asked = Instant::now();
+        assert_eq!(host.get("/metrics").status, 200);
+        assert!(asked.elapsed() < Duration::from_secs(5), "it waited for a place");
+    }
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_names_the_clients_that_have_most_of_a_pool_when_nothing_is_left_for_others() {
+    let host = host_with_big_instance(|config| config.http.max_answer_bytes = Some(Size::new(4 << 20))).await;
+    let address = host.address().to_string();
+    tokio::task::spawn_blocking(move || {
+        let large = "/v1/instances/big/usage/range?range=1h&resolution=1s";
+        let ask = |last: u8| {
+            let mut socket = connect_from(Ipv4Addr::new(127, 0, 0, last), &address);
+            write!(socket, "GET {large} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+            let mut head = [0; 12];
+            socket.read_exact(&mut head).unwrap();
+            (socket, String::from_utf8_lossy(&head).into_owned())
+        };
+        let held: Vec<_> = (2..12).map(ask).take_while(|(_, head)| !head.ends_with("503")).collect();
+        assert!(held.len() < 10 && held.iter().all(|(_, head)| head.ends_with("200")), "{held:?}");
+        let health = request(&address, "GET", "/health", "").body;
+        assert!(
+            health.contains("of answer_bytes, of which nothing is left") && health.contains("127.0.0.2"),
+            "{health}"
+        );
+        assert!(health.contains("http.max_answer_bytes"), "{health}");
+    })
+    .await
+    .unwrap();
+    host.stop().await;
+}

@@ -39,6 +39,20 @@ fn a_data_folder_on_the_command_line_with_memory_only_in_the_file_is_refused() {
 }
 
 #[test]
+fn a_wrong_configuration_is_refused_with_the_first_error_of_each_section() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dropsonde.toml");
+    let wrong = "poll.interval = '0s'\nstore.retention = '1s'\n[plugins.a.grants]\nread = ['relative']\n[plugins.b.grants]\n\
+                 http = ['no url']\n";
+    fs::write(&file, wrong).unwrap();
+    let (code, _, error) = run(dropsonde().args(["serve", "--memory-only", "--check", "--config"]).arg(&file));
+    assert_eq!(code, 1, "{error}");
+    for said in ["4 errors", "poll.interval", "store.retention", "plugins.a.grants", "plugins.b.grants"] {
+        assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
+#[test]
 fn a_client_with_many_wrong_tokens_gets_429_but_its_right_tokens_are_accepted() {
     let host = Host::start("auth.read_token_file = '{}/data/read.token'\n", &[]);
     let get = |headers: &str| request(&host.address, "GET", "/v1/instances", headers);

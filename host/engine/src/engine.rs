@@ -47,6 +47,8 @@ pub struct Engine {
     pub exposition: Exposition,
     /// The bytes of samples on `/metrics`, by sampler.
     pub(crate) exposed: Pool,
+    /// The bytes of plugins' own metrics there, by plugin.
+    pub(crate) exposed_own: Pool,
     /// The server of this engine, once there is one.
     pub(crate) front: OnceLock<Weak<dyn Frontend>>,
     /// Notified when history opens that could not be opened at the start.

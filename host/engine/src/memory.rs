@@ -13,6 +13,14 @@ pub fn default_pool_bytes(available: usize) -> usize {
     (available / 8).clamp(LEAST, MOST)
 }
 
+/// Returns the default size of all unfinished answers, in bytes: an eighth of the `available` bytes, at least 32 MiB and
+/// at most 1 GiB.
+pub fn default_answer_bytes(available: usize) -> usize {
+    const LEAST: usize = 32 << 20;
+    const MOST: usize = 1 << 30;
+    (available / 8).clamp(LEAST, MOST)
+}
+
 /// Returns the bytes of memory that this process may have: the least of the machine's memory, the limits of the
 /// process's cgroups, and a quarter of its limit of address space. The other three quarters are for code, stacks, and
 /// the address space that plugins reserve.

@@ -27,6 +27,17 @@ struct QuotaState {
     refusals: u64,
     /// The clients that were refused last, at most [`REMEMBERED`].
     refused: Vec<RefusedClient>,
+    /// The clients that had most when a request last found no places left, and when that was.
+    crowd: Option<(Instant, Crowd)>,
+}
+
+/// The clients that have most places while others find none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crowd {
+    /// Each with its places, most first.
+    pub holders: Vec<(ClientId, usize)>,
+    /// How often a client was refused so far because nothing was left.
+    pub refused: u64,
 }
 
 /// A client that wanted more than its share.
@@ -95,7 +106,7 @@ impl std::fmt::Display for ClientId {
 impl Quota {
     /// Takes one of `most` places, if its client has less than its share.
     pub fn take(self: &Arc<Self>, most: usize, share: Option<ClientShare>) -> Result<QuotaPermit, QuotaError> {
-        self.take_many(1, most, share)
+        self.take_many(1, most, share).inspect_err(|why| self.note_lack(why))
     }
 
     /// Takes `count` of `most` places, if its client then has no more than its share.
@@ -126,6 +137,12 @@ impl Quota {
         of_late.map(|RefusedClient { peer, times, .. }| (*peer, *times)).collect()
     }
 
+    /// Returns the clients that had most when a request found no places left within a time.
+    pub fn crowd(&self, within: Duration) -> Option<Crowd> {
+        let state = self.lock();
+        state.crowd.as_ref().filter(|(at, _)| at.elapsed() < within).map(|(_, crowd)| crowd.clone())
+    }
+
     /// Returns the number of refusals because a client has its share.
     pub fn refusals(&self) -> u64 {
         self.lock().refusals
@@ -146,7 +163,14 @@ impl Quota {
         match tokio::time::timeout(patience, told).await {
             Ok(Ok(place)) => Ok(place),
             // Returns the reason, unless there are places by now.
-            _ => self.take_many(count, most, share),
+            _ => self.take_many(count, most, share).inspect_err(|why| self.note_lack(why)),
+        }
+    }
+
+    /// Notes who has most, if a request is refused because nothing is left.
+    fn note_lack(&self, why: &QuotaError) {
+        if let QuotaError::All(_) = why {
+            self.lock().refuse_for_lack();
         }
     }
 
@@ -208,6 +232,16 @@ impl QuotaState {
             self.refused.pop();
         }
         self.refused.push(RefusedClient { peer, times: 1, last: now });
+    }
+
+    fn refuse_for_lack(&mut self) {
+        /// The most clients that are named.
+        const NAMED: usize = 3;
+        let refused = self.crowd.as_ref().map_or(0, |(_, crowd)| crowd.refused) + 1;
+        let mut holders: Vec<_> = self.by_peer.iter().map(|(peer, taken)| (*peer, *taken)).collect();
+        holders.sort_unstable_by_key(|(_, taken)| std::cmp::Reverse(*taken));
+        holders.truncate(NAMED);
+        self.crowd = Some((Instant::now(), Crowd { holders, refused }));
     }
 
     fn free(&mut self, count: usize, peer: Option<ClientId>) {

@@ -176,6 +176,7 @@ impl Engine {
             front: OnceLock::new(),
             opened: Default::default(),
             exposed: Pool::halved(options.metrics.size()),
+            exposed_own: Pool::halved(options.metrics.size()),
             exposition: Default::default(),
             workloads: Default::default(),
             rooms: AddressSpace::of_process(),

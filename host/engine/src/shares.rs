@@ -6,7 +6,7 @@
 use crate::Engine;
 use crate::frontend::ClientPool;
 use crate::plugins::Plugins;
-use crate::quota::ClientId;
+use crate::quota::{ClientId, Crowd};
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::Pool;
 use serde::Serialize;
@@ -98,6 +98,12 @@ pub(crate) fn pools(engine: &Engine) -> Vec<SharedPool<'_>> {
             beyond: "samples of further instances are not on /metrics",
             key: "metrics.max_size",
         },
+        SharedPool {
+            name: "own_metrics_bytes",
+            pool: &engine.exposed_own,
+            beyond: "further series that it registered are not on /metrics",
+            key: "metrics.max_size",
+        },
     ];
     let is_archived = engine.store.archive().on;
     in_memory.into_iter().chain(in_files.into_iter().filter(|_| is_archived)).collect()
@@ -112,6 +118,8 @@ pub(crate) struct ClientPoolUse {
     pub(crate) refusals: u64,
     /// The clients that were refused recently, each with its number of refusals.
     greedy: Vec<(ClientId, u64)>,
+    /// The clients that had most of the pool when others were refused recently.
+    crowd: Option<Crowd>,
 }
 
 /// Returns the pools that clients share.
@@ -126,6 +134,7 @@ pub(crate) fn of_clients(engine: &Engine) -> Vec<ClientPoolUse> {
         key: "",
         refusals: queues.iter().map(|queue| queue.bytes().refusals()).sum(),
         greedy: queues.iter().flat_map(|queue| queue.bytes().greedy(RECENT)).collect(),
+        crowd: None,
     };
     let front = engine.front();
     let of_front = front.iter().flat_map(|front| front.pools());
@@ -134,7 +143,13 @@ pub(crate) fn of_clients(engine: &Engine) -> Vec<ClientPoolUse> {
 
 impl ClientPoolUse {
     fn of(ClientPool { name, key, places }: ClientPool<'_>) -> Self {
-        Self { pool: name, key, refusals: places.refusals(), greedy: places.greedy(RECENT) }
+        Self {
+            pool: name,
+            key,
+            refusals: places.refusals(),
+            greedy: places.greedy(RECENT),
+            crowd: places.crowd(RECENT),
+        }
     }
 }
 
@@ -192,10 +207,23 @@ fn is_there(plugins: &Plugins, owner: &str) -> bool {
 
 /// Returns the owners and clients that recently wanted more than their share, each with a message.
 pub(crate) fn greedy(engine: &Engine) -> Vec<GreedyOwner> {
-    let clients = of_clients(engine).into_iter().flat_map(|ClientPoolUse { pool, key, greedy, .. }| {
-        greedy.into_iter().map(move |(peer, times)| {
-            let way_out =
-                if key.is_empty() { String::new() } else { format!("; raise {key}, or make the client ask for less") };
+    let clients = of_clients(engine).into_iter().flat_map(|ClientPoolUse { pool, key, greedy, crowd, .. }| {
+        let way_out =
+            if key.is_empty() { String::new() } else { format!("; raise {key}, or make the client ask for less") };
+        let holders = crowd.into_iter().flat_map({
+            let way_out = way_out.clone();
+            move |Crowd { holders, refused }| {
+                let way_out = way_out.clone();
+                holders.into_iter().map(move |(peer, held)| {
+                    let why = format!(
+                        "client {peer} has {held} of {pool}, and nothing is left for others (refused so far: \
+                         {refused}){way_out}"
+                    );
+                    GreedyOwner { pool, owner: peer.to_string().into(), why }
+                })
+            }
+        });
+        let own = greedy.into_iter().map(move |(peer, times)| {
             let why = if pool == UNREAD {
                 format!(
                     "client {peer} reads many of its streams more slowly than samples come, and those lose samples; \
@@ -208,7 +236,8 @@ pub(crate) fn greedy(engine: &Engine) -> Vec<GreedyOwner> {
                 )
             };
             GreedyOwner { pool, owner: peer.to_string().into(), why }
-        })
+        });
+        holders.chain(own)
     });
     pools(engine).iter().flat_map(|pool| pool.greedy(&engine.plugins)).chain(clients).collect()
 }

@@ -100,15 +100,22 @@ impl Config {
 
     /// Checks everything that types alone cannot check.
     pub fn validated(self) -> Result<Self, ConfigError> {
-        self.http().check()?;
-        self.engine().check()?;
-        self.tracing.check()?;
-        if self.snapshot.path == self.metrics.path {
-            InvalidValue::of("snapshot.path", "must differ from metrics.path")?;
+        match self.invalid_values().into_iter().next() {
+            Some(wrong) => Err(wrong.into()),
+            None => Ok(self),
         }
-        check_path("metrics.path", &self.metrics.path)?;
-        check_path("snapshot.path", &self.snapshot.path)?;
-        Ok(self)
+    }
+
+    /// Returns what types alone cannot find: the first invalid value of each section.
+    pub fn invalid_values(&self) -> Vec<InvalidValue> {
+        let is_twice = self.snapshot.path == self.metrics.path;
+        let paths = [
+            if is_twice { InvalidValue::of("snapshot.path", "must differ from metrics.path") } else { Ok(()) },
+            check_path("metrics.path", &self.metrics.path),
+            check_path("snapshot.path", &self.snapshot.path),
+        ];
+        let sections = [self.http().check()].into_iter().chain(self.engine().checks()).chain([self.tracing.check()]);
+        sections.chain(paths).filter_map(Result::err).collect()
     }
 
     /// Returns the engine's part of the configuration.

@@ -1,10 +1,12 @@
 //! The text of metrics that Prometheus scrapes.
 //!
 //! * `single_flight`: work that several callers share.
+//! * `own_series`: how much of plugins' own metrics is shown.
 //! * `registered`: metrics that were registered; `computed`: metrics that are computed at a scrape; `samples`: the
 //!   newest rows of all instances.
 
 mod computed;
+mod own_series;
 mod registered;
 mod samples;
 mod single_flight;
@@ -16,19 +18,19 @@ use dropsonde_openmetrics::{ExpositionFormat, ExpositionText};
 use dropsonde_sandbox::PluginMetrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use own_series::OwnSeries;
 use samples::Samples;
 use single_flight::SingleFlight;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The most scrapes that are answered at a time. Scrapes at the same time share one text, but a client that reads
-/// slowly keeps its text in memory.
-const MOST_ANSWERS: usize = 64;
+/// The most scrapes that are answered at a time. A client that reads slowly keeps its place; the memory of its text
+/// counts as that of other answers.
+const MOST_ANSWERS: usize = 1024;
 
-/// The most scrapes of one client that are answered at a time: several scrapers may share an address, but they never
-/// get all places.
-const MOST_OF_PEER: usize = MOST_ANSWERS / 4;
+/// The most scrapes of one client that are answered at a time: several scrapers may share an address.
+const MOST_OF_PEER: usize = 16;
 
 /// The longest time a scrape waits for its place. It waits only while others are read slowly.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -46,6 +48,7 @@ pub struct Exposition {
 #[derive(Debug, Default)]
 struct Renderer {
     samples: Samples,
+    own_series: OwnSeries,
     /// The last text. Its memory is used again once every client has read it.
     last: Bytes,
 }
@@ -104,8 +107,8 @@ impl Exposition {
         // Computed families come first, because the first of a name takes precedence.
         let native = computed::families(engine).into_iter().chain(engine.metrics.registry.prometheus().gather());
         let plugins = engine.plugins.list();
-        let of_plugins = plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?)));
-        registered::write(native, of_plugins, &mut text);
+        let of_plugins = plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?))).collect();
+        registered::write(native, renderer.own_series.admit(&engine.exposed_own, of_plugins), &mut text);
         renderer.samples.read(engine);
         renderer.samples.write(&mut text);
         text.end();
@@ -142,7 +145,7 @@ async fn off_thread(work: impl FnOnce() -> Option<Bytes> + Send + 'static) -> Op
 /// Returns the series of one plugin, a line each.
 pub fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
     let mut text = ExpositionText::new(ExpositionFormat::Text);
-    registered::write([], [(plugin.into(), metrics.clone())], &mut text);
+    registered::write([], [(plugin.into(), metrics.clone(), u64::MAX)], &mut text);
     let text = String::from_utf8_lossy(&text.bytes);
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
 }
@@ -245,7 +248,8 @@ mod tests {
             let samples = Samples::of(&instance, reading);
             for format in [ExpositionFormat::Text, ExpositionFormat::OpenMetrics] {
                 let mut text = ExpositionText::new(format);
-                let of_plugins = ["p", "q"].into_iter().map(PluginName::from).zip(plugins.clone());
+                let names = ["p", "q"].into_iter().map(PluginName::from);
+                let of_plugins = names.zip(plugins.clone()).map(|(name, metrics)| (name, metrics, u64::MAX));
                 registered::write(registry.prometheus().gather(), of_plugins, &mut text);
                 samples.write(&mut text);
                 text.end();

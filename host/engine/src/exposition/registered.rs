@@ -11,35 +11,44 @@ use std::sync::Arc;
 #[derive(Default)]
 struct RegisteredFamily {
     native: Vec<proto::MetricFamily>,
-    /// Each with the label that names its plugin.
-    of_plugins: Vec<(String, Arc<MetricFamily>)>,
+    /// Each with the position of its plugin.
+    of_plugins: Vec<(usize, Arc<MetricFamily>)>,
 }
 
-/// Writes all families, sorted by name.
+/// A plugin whose series are written.
+struct Registrant {
+    /// The label that names it.
+    label: String,
+    /// The bytes of series that may still be written.
+    left: u64,
+}
+
+/// Writes all families, sorted by name. With each plugin: the bytes of its series that are written; it may be some more.
 pub(super) fn write(
     native: impl IntoIterator<Item = proto::MetricFamily>,
-    of_plugins: impl IntoIterator<Item = (PluginName, PluginMetrics)>,
+    of_plugins: impl IntoIterator<Item = (PluginName, PluginMetrics, u64)>,
     text: &mut ExpositionText,
 ) {
+    let mut plugins = Vec::new();
     let mut families: BTreeMap<String, RegisteredFamily> = BTreeMap::new();
     for native in native {
         families.entry(family(native.name()).to_owned()).or_default().native.push(native);
     }
-    for (name, metrics) in of_plugins {
+    for (name, metrics, left) in of_plugins {
         let mut labels = Vec::new();
         label(&mut labels, "plugin", &name);
-        let labels = String::from_utf8(labels).unwrap_or_default();
         for metric in metrics.families() {
-            let labels = labels.clone();
-            families.entry(metric.descriptor().family().to_owned()).or_default().of_plugins.push((labels, metric));
+            let family = families.entry(metric.descriptor().family().to_owned()).or_default();
+            family.of_plugins.push((plugins.len(), metric));
         }
+        plugins.push(Registrant { label: String::from_utf8(labels).unwrap_or_default(), left });
     }
     for family in families.values() {
-        write_family(family, text);
+        write_family(family, &mut plugins, text);
     }
 }
 
-fn write_family(family: &RegisteredFamily, text: &mut ExpositionText) {
+fn write_family(family: &RegisteredFamily, plugins: &mut [Registrant], text: &mut ExpositionText) {
     let native = family.native.iter().map(|native| (native.name(), native.help(), kind_of(native)));
     let of_plugins = family.of_plugins.iter().map(|(_, metric)| {
         let descriptor = metric.descriptor();
@@ -63,13 +72,17 @@ fn write_family(family: &RegisteredFamily, text: &mut ExpositionText) {
             }
         }
     }
-    for (plugin, metric) in &family.of_plugins {
+    for (nth, metric) in &family.of_plugins {
         let descriptor = metric.descriptor();
+        let Some(plugin) = plugins.get_mut(*nth) else { continue };
         if kind_of_plugins(descriptor.kind) != kind || descriptor.name != name {
             continue;
         }
         for series in metric.series() {
-            let labels = [plugin.as_str(), series.labels()];
+            if plugin.left == 0 {
+                break;
+            }
+            let (labels, before) = ([plugin.label.as_str(), series.labels()], text.bytes.len());
             match series.read() {
                 SeriesReading::Number(value) if value.is_nan() => {}
                 SeriesReading::Number(value) => {
@@ -80,6 +93,9 @@ fn write_family(family: &RegisteredFamily, text: &mut ExpositionText) {
                     begin(&mut is_there, text, name, help, kind);
                     text.histogram(name, &labels, &descriptor.buckets, &buckets, sum);
                 }
+            }
+            if plugin.left < u64::MAX {
+                plugin.left = plugin.left.saturating_sub((text.bytes.len() - before) as u64);
             }
         }
     }

@@ -1,4 +1,4 @@
-use crate::memory;
+use crate::memory::{available, default_answer_bytes};
 use dropsonde_model::{InvalidValue, Size};
 use serde::Deserialize;
 
@@ -10,8 +10,8 @@ pub struct MetricsConfig {
     pub path: String,
     /// The most series of one plugin's own metrics; each bucket of a histogram counts as one.
     pub max_series_per_plugin: usize,
-    /// The largest text of all samples together, which plugins share. None: a sixteenth of the available memory, at
-    /// most 512 MiB.
+    /// The largest text of all samples together, which plugins share, and that of all their own metrics together. None:
+    /// an eighth each of the default for unfinished answers. Then a few slow scrapers do not take the answers of others.
     pub max_size: Option<Size>,
 }
 
@@ -24,7 +24,7 @@ impl Default for MetricsConfig {
 impl MetricsConfig {
     /// Returns the largest size of the text of all samples together, in bytes.
     pub fn size(&self) -> u64 {
-        self.max_size.map_or_else(|| (memory::available() as u64 / 16).min(512 << 20), |bytes| bytes.get() as u64)
+        self.max_size.map_or_else(|| default_answer_bytes(available()) as u64 / 8, |bytes| bytes.get() as u64)
     }
 
     pub fn check(&self) -> Result<(), InvalidValue> {
@@ -35,5 +35,16 @@ impl MetricsConfig {
             return InvalidValue::of("metrics.max_size", "must be at least 1MiB");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_text_of_metrics_is_a_quarter_of_the_memory_for_answers_by_default() {
+        // Samples, and as much again of plugins' own metrics.
+        assert_eq!(2 * MetricsConfig::default().size(), default_answer_bytes(available()) as u64 / 4);
     }
 }

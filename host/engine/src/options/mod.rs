@@ -58,29 +58,36 @@ pub struct Options {
 impl Options {
     /// Checks the rules that types alone cannot express.
     pub fn check(&self) -> Result<(), InvalidValue> {
-        self.poll.check()?;
-        self.store.check()?;
-        self.stream.check()?;
-        self.metrics.check()?;
-        self.snapshot.check()?;
-        check_labels("labels", &self.labels)?;
+        self.checks().into_iter().collect()
+    }
+
+    /// Returns the result of each section's check.
+    pub fn checks(&self) -> Vec<Result<(), InvalidValue>> {
+        let mut checks = vec![
+            self.poll.check(),
+            self.store.check(),
+            self.stream.check(),
+            self.metrics.check(),
+            self.snapshot.check(),
+            check_labels("labels", &self.labels),
+        ];
         let mut ids = BTreeMap::new();
         for (index, instance) in self.instances.iter().enumerate() {
-            instance.check(&format!("instances[{index}]"))?;
+            checks.push(instance.check(&format!("instances[{index}]")));
             if let Some(first) = ids.insert(&instance.id, index) {
                 let why = format!("{:?} is already the id of instances[{first}]", instance.id);
-                return InvalidValue::of(&format!("instances[{index}].id"), &why);
+                checks.push(InvalidValue::of(&format!("instances[{index}].id"), &why));
             }
         }
         for (name, plugin) in &self.plugins {
             if !dropsonde_model::names::is_plugin(name) {
                 let why = format!("is not a valid plugin name: {}", dropsonde_model::names::PLUGIN_RULE);
-                return InvalidValue::of(&format!("plugins.{name:?}"), &why);
+                checks.push(InvalidValue::of(&format!("plugins.{name:?}"), &why));
+                continue;
             }
-            let key = |key: &str| format!("plugins.{name}.{key}");
-            plugin.check(&key)?;
+            checks.push(plugin.check(&|key: &str| format!("plugins.{name}.{key}")));
         }
-        Ok(())
+        checks
     }
 
     /// Returns a plugin's own section, or the defaults.

@@ -1,4 +1,4 @@
-use dropsonde_engine::memory::default_pool_bytes;
+use dropsonde_engine::memory::default_answer_bytes;
 use dropsonde_model::{InvalidValue, Size, Span};
 use serde::Deserialize;
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl HttpConfig {
 
     /// Returns the bytes of memory that answers may take, given the memory that this process may have.
     pub fn answer_bytes(&self, memory: usize) -> usize {
-        self.max_answer_bytes.map_or_else(|| default_pool_bytes(memory), Size::get)
+        self.max_answer_bytes.map_or_else(|| default_answer_bytes(memory), Size::get)
     }
 
     pub fn check(&self) -> Result<(), InvalidValue> {

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::host::{Host, NOT_WRITTEN};
 use crate::reload::ReloadReport;
 use crate::tracing::{self, LogOptions};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use dropsonde_engine::metrics::HostMetrics;
 use dropsonde_http::App;
 use dropsonde_http::reload::ReloadReply;
@@ -265,8 +265,14 @@ fn configuration(args: &ServeArgs) -> Result<Config> {
     }
     config.store.memory_only |= args.memory_only;
     config.data_dir = data.or(config.data_dir);
-    match (config.validated(), &args.config) {
-        (Err(error), Some(file)) => Err(error).with_context(|| file.display().to_string()),
-        (validated, _) => Ok(validated?),
+    let wrong: Vec<String> = config.invalid_values().iter().map(ToString::to_string).collect();
+    let checked = match &wrong[..] {
+        [] => return Ok(config),
+        [one] => Err(anyhow!("{one}")),
+        all => Err(anyhow!("{} errors:\n- {}", all.len(), all.join("\n- "))),
+    };
+    match &args.config {
+        Some(file) => checked.with_context(|| file.display().to_string()),
+        None => checked,
     }
 }

@@ -101,6 +101,11 @@ impl PluginMetrics {
         self.lock().series
     }
 
+    /// Returns the bytes that all metrics take: in memory, and as text for Prometheus.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Returns how often a metric or series was refused because of a limit.
     pub fn overflowed(&self) -> u64 {
         self.0.overflowed.load(Relaxed)
