@@ -53,7 +53,7 @@ fn every_exceeded_limit_has_its_own_reason_and_spares_other_plugins() {
         ("recurse", "ran out of stack"),
         ("long", "returned more than its 4194304 bytes of output"),
         ("shout", "returned more than its 4194304 bytes of output"),
-        ("handles", "held more than its 256 resource handles"),
+        ("handles", "held more than its 512 resource handles"),
         ("headers", "trapped: total size of fields exceeds limit"),
         ("random", "trapped: requested len 1073741824 exceeds limit"),
         ("short", "broke the plugin contract: 1 values for 1 instances of 2 fields"),
@@ -185,7 +185,7 @@ fn a_slow_compilation_delays_no_other_plugin() {
 fn host_memory_used_by_a_plugins_prepared_requests_is_bounded() {
     let host = host_with_healthy_plugin(&[("requests", "limits = { cpu = '1s', deadline = '10s' }")], "", &[]);
     let reason = last_failure_reason(&host, "requests");
-    assert!(reason.starts_with("held more than its 256 resource handles"), "{reason}");
+    assert!(reason.starts_with("held more than its 512 resource handles"), "{reason}");
     let peak = peak_memory_mb(&host);
     assert!(peak < 250, "the host itself needs {peak} MB");
 }

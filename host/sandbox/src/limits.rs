@@ -50,7 +50,7 @@ impl Limits {
         deadline_setting: "limits.deadline",
         init_deadline: Duration::from_secs(10),
         output: 4 << 20,
-        handles: 256,
+        handles: 512,
         // Enough to read one page of /proc for each process of a large machine.
         file_bytes: 64 << 20,
         http_body: 8 << 20,
