@@ -68,7 +68,7 @@ impl Sandbox {
         let ticker = Ticker::start(engine.weak()).map_err(|e| failed(&e))?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
+        crate::capability::http::handler::add_to_linker(&mut linker).map_err(|e| failed(&e))?;
         contract::link(&mut linker).map_err(|e| failed(&e))?;
         Ok(Self { engine, linker, ticker, shared: LoadedComponents::default(), apart: None, queue: Queue::default() })
     }

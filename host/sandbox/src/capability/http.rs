@@ -4,6 +4,7 @@
 
 mod address;
 pub(crate) mod exchange;
+pub(crate) mod handler;
 mod origin;
 mod path;
 mod rule;
