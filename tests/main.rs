@@ -21,8 +21,8 @@
 //! * `history`: history after a restart, after a crash, and on a broken disk.
 //! * `commands`, `store_commands`: the command line; `pipes`: commands whose output pipe is closed.
 //! * `embedding`: the host as a part of another program, and the examples.
-//! * `procfs`: the bundled sampler on machines of all kinds. `scraping`: the bundled plugins that ask servers and read
-//!   files, and `serve --demo`. `servers`: those plugins beside real servers.
+//! * `procfs`, `scraping`, `bundled`: the bundled plugins, and `serve --demo`; `servers`: those plugins beside real
+//!   servers.
 //! * `authoring`: from a plugin's template to a sample; `handbook`: its links, keys and configurations.
 
 #![allow(
@@ -37,6 +37,7 @@ mod abuse;
 mod access;
 mod api;
 mod authoring;
+mod bundled;
 mod clients;
 mod clocks;
 mod commands;

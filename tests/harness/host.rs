@@ -1,5 +1,6 @@
 use super::client::{self, EventStream, Response};
 use super::guests::{app, verbs};
+use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::DirBuilderExt;
@@ -261,6 +262,17 @@ impl Host {
             assert!(start.elapsed() < PATIENCE, "{path} stays {response:?}\n{}", self.log());
             std::thread::park_timeout(Duration::from_millis(5));
         }
+    }
+
+    /// Returns the latest sample of an instance.
+    pub(crate) fn usage(&self, instance: &str) -> Value {
+        self.get(&format!("/v1/instances/{instance}/usage")).json()
+    }
+
+    /// Waits until the latest sample of an instance is as wanted, and returns it.
+    pub(crate) fn until_usage(&self, instance: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let is_wanted = |usage: &Response| usage.status == 200 && wanted(&usage.json());
+        self.until(&format!("/v1/instances/{instance}/usage"), is_wanted).json()
     }
 
     /// Waits until a line of the audit log is as wanted. Returns all lines.

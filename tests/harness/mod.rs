@@ -5,6 +5,7 @@ mod collector;
 pub(crate) mod components;
 mod guests;
 mod host;
+mod made_server;
 mod prometheus;
 mod server;
 mod servers;
@@ -14,6 +15,7 @@ pub(crate) use client::{EventStream, Response, connect_from, request, send, stre
 pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, verbs_version, workspace};
 pub(crate) use host::{Host, dropsonde, run, wait_until};
+pub(crate) use made_server::{MadeServer, respond};
 pub(crate) use prometheus::{Prometheus, prometheus_tool};
 pub(crate) use server::{SocketServer, TestServer};
 pub(crate) use servers::{Nginx, Podman, Server};

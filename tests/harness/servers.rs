@@ -12,8 +12,18 @@ use tempfile::TempDir;
 /// A server on a free port, with a folder of its own. It ends when it is dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    child: Child,
+    _child: KilledOnDrop,
     _folder: TempDir,
+}
+
+/// A process that ends when this is dropped.
+struct KilledOnDrop(Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Server {
@@ -58,14 +68,15 @@ impl Server {
 
     fn start(mut command: Command, folder: TempDir) -> Self {
         command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn();
         let child =
-            command.spawn().unwrap_or_else(|error| panic!("{command:?} ({error}): `cargo dev setup` unpacks it"));
+            KilledOnDrop(child.unwrap_or_else(|error| panic!("{command:?} ({error}): `cargo dev setup` unpacks it")));
         let mut address = None;
         wait_until("the server does not listen", || {
-            address = listening_address(child.id());
+            address = listening_address(child.0.id());
             address.is_some()
         });
-        Self { address: address.unwrap(), child, _folder: folder }
+        Self { address: address.unwrap(), _child: child, _folder: folder }
     }
 
     /// Returns the metrics that it exposes about itself.
@@ -74,18 +85,11 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// nginx on a Unix socket, and the exporter that makes metrics of its status page.
 pub(crate) struct Nginx {
     pub(crate) exporter: Server,
     pub(crate) socket: PathBuf,
-    child: Child,
+    _child: KilledOnDrop,
     _folder: TempDir,
 }
 
@@ -109,21 +113,14 @@ impl Nginx {
         exporter.arg("-web.listen-address=127.0.0.1:0");
         exporter.arg(format!("-nginx.scrape-uri=unix:{}:/status", socket.display()));
         let exporter = Server::start(exporter, TempDir::new().unwrap());
-        Self { exporter, socket, child, _folder: folder }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Self { exporter, socket, _child: KilledOnDrop(child), _folder: folder }
     }
 }
 
 /// A Podman of its own, with its service on a Unix socket and containers that it removes at the end.
 pub(crate) struct Podman {
     pub(crate) socket: PathBuf,
-    service: Option<Child>,
+    service: Option<KilledOnDrop>,
     folder: TempDir,
 }
 
@@ -162,7 +159,7 @@ impl Podman {
         podman.run(&[&run, args, &busy].concat())?;
         let service = format!("unix://{}", podman.socket.display());
         let service = podman.command().args(["system", "service", "--time", "0", &service]).spawn();
-        podman.service = Some(service.map_err(|error| error.to_string())?);
+        podman.service = Some(KilledOnDrop(service.map_err(|error| error.to_string())?));
         wait_until("podman's service does not listen", || podman.socket.exists());
         Ok(podman)
     }
@@ -186,10 +183,6 @@ impl Podman {
 impl Drop for Podman {
     fn drop(&mut self) {
         let _ = self.run(&["rm", "--all", "--force", "--time", "0"]);
-        if let Some(service) = &mut self.service {
-            let _ = service.kill();
-            let _ = service.wait();
-        }
     }
 }
 

@@ -126,42 +126,60 @@ impl Script {
     }
 
     fn javascript(&self, contract: &Path, out: &Path) -> Result<Command> {
-        /// A script that builds with componentize-js, whose engine is ten times as large and knows `fetch` and
-        /// `console`.
+        if self.chose_componentize_js {
+            self.componentize_js(contract, out)
+        } else {
+            self.componentize_qjs(contract, out)
+        }
+    }
+
+    /// Builds with componentize-js, whose engine is ten times as large and knows `fetch` and `console`.
+    fn componentize_js(&self, contract: &Path, out: &Path) -> Result<Command> {
         const SCRIPT: &str = "import { componentize } from '@bytecodealliance/componentize-js';\
             import { writeFile } from 'node:fs/promises';\
             const [sourcePath, witPath, worldName, out, ...disableFeatures] = process.argv.slice(1);\
             const { component } = await componentize({ sourcePath, witPath, worldName, disableFeatures });\
             await writeFile(out, component);";
-        let source = self.folder.join("plugin.js");
-        let has_http = self.world.starts_with("http-");
-        // Looks for packages in the same places as node.
-        let modules = || self.folder.ancestors().map(|folder| folder.join("node_modules"));
-        if self.chose_componentize_js && modules().any(|modules| modules.join(COMPONENTIZE_JS).exists()) {
-            let mut tool = Command::new("node");
-            tool.args(["--input-type=module", "--eval", SCRIPT, "--"]).arg(source).arg(contract);
-            tool.arg(&self.world).arg(out).arg("fetch-event").args((!has_http).then_some("http"));
-            return Ok(tool);
+        if !self.installed(COMPONENTIZE_JS).any(|folder| folder.exists()) {
+            return self.not_installed("componentize-js");
         }
-        if has_http && !self.chose_componentize_js {
+        let mut tool = Command::new("node");
+        tool.args(["--input-type=module", "--eval", SCRIPT, "--"]).arg(self.folder.join("plugin.js")).arg(contract);
+        tool.arg(&self.world).arg(out).arg("fetch-event").args((!self.has_http()).then_some("http"));
+        Ok(tool)
+    }
+
+    fn componentize_qjs(&self, contract: &Path, out: &Path) -> Result<Command> {
+        if self.has_http() {
             bail!(
                 "componentize-qjs cannot build plugins with HTTP: in {}, run `npm install --save-dev {COMPONENTIZE_JS}`, \
                  then build again",
                 self.folder.display()
             );
         }
-        let quick = modules().map(|modules| modules.join(".bin/componentize-qjs")).find(|file| file.exists());
-        if let Some(program) =
-            found(quick.unwrap_or_default(), "componentize-qjs").filter(|_| !self.chose_componentize_js)
-        {
-            let mut tool = Command::new(program);
-            tool.args(["--sync", "--opt-size", "--world", &self.world, "--wit"]).arg(contract);
-            tool.arg("--js").arg(source).arg("--output").arg(out);
-            return Ok(tool);
-        }
-        let package = if self.chose_componentize_js { "componentize-js" } else { "componentize-qjs" };
+        let own = self.installed(".bin/componentize-qjs").find(|file| file.exists());
+        let Some(program) = found(own.unwrap_or_default(), "componentize-qjs") else {
+            return self.not_installed("componentize-qjs");
+        };
+        let mut tool = Command::new(program);
+        tool.args(["--sync", "--opt-size", "--world", &self.world, "--wit"]).arg(contract);
+        tool.arg("--js").arg(self.folder.join("plugin.js")).arg("--output").arg(out);
+        Ok(tool)
+    }
+
+    /// Returns the places of something that npm installs. Looks in the same folders as node.
+    fn installed(&self, path: &str) -> impl Iterator<Item = PathBuf> {
+        self.folder.ancestors().map(move |folder| folder.join("node_modules").join(path))
+    }
+
+    /// Returns whether the plugin's world has HTTP.
+    fn has_http(&self) -> bool {
+        self.world.starts_with("http-")
+    }
+
+    fn not_installed<T>(&self, tool: &str) -> Result<T> {
         bail!(
-            "{package}, which builds JavaScript plugins, is not installed: in {}, run `npm install`, then build again",
+            "{tool}, which builds JavaScript plugins, is not installed: in {}, run `npm install`, then build again",
             self.folder.display()
         )
     }

@@ -86,7 +86,7 @@ impl AddressSpace {
 /// Returns the bytes that the host may come to need beside those mapped at the start: the sizes of its pools.
 fn of_host(options: &Options, memory: usize) -> u64 {
     let Options { store, metrics, stream, serving, .. } = options;
-    let pools = store.memory() + store.block_cache.get() as u64 + metrics.size();
+    let pools = store.memory() + store.block_cache.get() as u64 + 2 * metrics.size();
     let streams = stream.buffer_bytes(memory) as u64;
     pools + streams + serving + ((BLOCKING_THREADS + QUERY_THREADS) * THREAD_STACK) as u64 + OTHER
 }

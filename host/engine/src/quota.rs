@@ -237,6 +237,14 @@ impl QuotaState {
     fn refuse_for_lack(&mut self) {
         /// The most clients that are named.
         const NAMED: usize = 3;
+        /// Refusals can be many, and clients too.
+        const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+        if let Some((at, crowd)) = &mut self.crowd
+            && at.elapsed() < LOOKED_AT_EVERY
+        {
+            crowd.refused += 1;
+            return;
+        }
         let refused = self.crowd.as_ref().map_or(0, |(_, crowd)| crowd.refused) + 1;
         let mut holders: Vec<_> = self.by_peer.iter().map(|(peer, taken)| (*peer, *taken)).collect();
         holders.sort_unstable_by_key(|(_, taken)| std::cmp::Reverse(*taken));

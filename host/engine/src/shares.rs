@@ -207,23 +207,31 @@ fn is_there(plugins: &Plugins, owner: &str) -> bool {
 
 /// Returns the owners and clients that recently wanted more than their share, each with a message.
 pub(crate) fn greedy(engine: &Engine) -> Vec<GreedyOwner> {
-    let clients = of_clients(engine).into_iter().flat_map(|ClientPoolUse { pool, key, greedy, crowd, .. }| {
+    let mut all: Vec<_> = pools(engine).iter().flat_map(|pool| pool.greedy(&engine.plugins)).collect();
+    for clients in of_clients(engine) {
+        all.extend(clients.greedy());
+    }
+    all
+}
+
+impl ClientPoolUse {
+    /// Returns the clients that recently wanted more than their share, and those that left nothing to others.
+    fn greedy(self) -> Vec<GreedyOwner> {
+        let Self { pool, key, refusals: _, greedy, crowd } = self;
         let way_out =
             if key.is_empty() { String::new() } else { format!("; raise {key}, or make the client ask for less") };
-        let holders = crowd.into_iter().flat_map({
-            let way_out = way_out.clone();
-            move |Crowd { holders, refused }| {
-                let way_out = way_out.clone();
-                holders.into_iter().map(move |(peer, held)| {
-                    let why = format!(
-                        "client {peer} has {held} of {pool}, and nothing is left for others (refused so far: \
-                         {refused}){way_out}"
-                    );
-                    GreedyOwner { pool, owner: peer.to_string().into(), why }
-                })
+        let of_client = |peer: ClientId, why| GreedyOwner { pool, owner: peer.to_string().into(), why };
+        let mut all = Vec::new();
+        if let Some(Crowd { holders, refused }) = crowd {
+            for (peer, held) in holders {
+                let why = format!(
+                    "client {peer} has {held} of {pool}, and nothing is left for others (refused so far: \
+                     {refused}){way_out}"
+                );
+                all.push(of_client(peer, why));
             }
-        });
-        let own = greedy.into_iter().map(move |(peer, times)| {
+        }
+        for (peer, times) in greedy {
             let why = if pool == UNREAD {
                 format!(
                     "client {peer} reads many of its streams more slowly than samples come, and those lose samples; \
@@ -235,11 +243,10 @@ pub(crate) fn greedy(engine: &Engine) -> Vec<GreedyOwner> {
                      times{way_out}"
                 )
             };
-            GreedyOwner { pool, owner: peer.to_string().into(), why }
-        });
-        holders.chain(own)
-    });
-    pools(engine).iter().flat_map(|pool| pool.greedy(&engine.plugins)).chain(clients).collect()
+            all.push(of_client(peer, why));
+        }
+        all
+    }
 }
 
 impl GreedyLog {

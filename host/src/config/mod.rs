@@ -126,7 +126,7 @@ impl Config {
             store: self.store.clone(),
             poll: self.poll.clone(),
             stream: self.stream.clone(),
-            metrics: self.metrics.clone(),
+            metrics: self.metrics.clone().or_for_answers(self.http.answer_bytes(memory)),
             snapshot: self.snapshot.clone(),
             instances: self.instances.clone(),
             plugins: self.plugins.clone(),

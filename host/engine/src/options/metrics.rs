@@ -2,6 +2,9 @@ use crate::memory::{available, default_answer_bytes};
 use dropsonde_model::{InvalidValue, Size};
 use serde::Deserialize;
 
+/// The smallest size that can be configured, in bytes.
+const LEAST: usize = 1 << 20;
+
 /// `[metrics]`: the text that Prometheus scrapes.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -11,7 +14,7 @@ pub struct MetricsConfig {
     /// The most series of one plugin's own metrics; each bucket of a histogram counts as one.
     pub max_series_per_plugin: usize,
     /// The largest text of all samples together, which plugins share, and that of all their own metrics together. None:
-    /// an eighth each of the default for unfinished answers. Then a few slow scrapers do not take the answers of others.
+    /// an eighth each of the memory for unfinished answers.
     pub max_size: Option<Size>,
 }
 
@@ -22,16 +25,23 @@ impl Default for MetricsConfig {
 }
 
 impl MetricsConfig {
+    /// Sets the size to the default for a server whose unfinished answers may take `answers` bytes, unless it is
+    /// configured. Then a few slow scrapers do not take the answers of others.
+    pub fn or_for_answers(self, answers: usize) -> Self {
+        Self { max_size: self.max_size.or(Some(Size::new((answers / 8).max(LEAST)))), ..self }
+    }
+
     /// Returns the largest size of the text of all samples together, in bytes.
     pub fn size(&self) -> u64 {
-        self.max_size.map_or_else(|| default_answer_bytes(available()) as u64 / 8, |bytes| bytes.get() as u64)
+        let of_default = || default_answer_bytes(available()) / 8;
+        self.max_size.map_or_else(of_default, Size::get) as u64
     }
 
     pub fn check(&self) -> Result<(), InvalidValue> {
         if self.max_series_per_plugin > 1_000_000 {
             return InvalidValue::of("metrics.max_series_per_plugin", "must be at most 1000000");
         }
-        if self.max_size.is_some_and(|bytes| bytes.get() < 1 << 20) {
+        if self.max_size.is_some_and(|bytes| bytes.get() < LEAST) {
             return InvalidValue::of("metrics.max_size", "must be at least 1MiB");
         }
         Ok(())
@@ -46,5 +56,8 @@ mod tests {
     fn the_largest_text_of_metrics_is_a_quarter_of_the_memory_for_answers_by_default() {
         // Samples, and as much again of plugins' own metrics.
         assert_eq!(2 * MetricsConfig::default().size(), default_answer_bytes(available()) as u64 / 4);
+        assert_eq!(MetricsConfig::default().or_for_answers(64 << 20).size(), 8 << 20);
+        let configured = MetricsConfig { max_size: Some(Size::new(2 << 20)), ..MetricsConfig::default() };
+        assert_eq!(configured.or_for_answers(64 << 20).size(), 2 << 20);
     }
 }

@@ -12,20 +12,20 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
 /// The version of the standard that `wasmtime-wasi-http` has. Guests may import an older one.
 const HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
 
-/// What a guest passes to `handle`: a request, and perhaps its options.
-type Passed = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
+/// A guest passes these to `handle`: a request, and perhaps its options.
+type HandleParams = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
 
 /// Offers `wasi:http/types` and `wasi:http/outgoing-handler` to guests.
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, WasiHttp>(linker, &LinkOptions::default().into(), Guest::http)?;
-    linker.instance(HANDLER)?.func_wrap("handle", |store, passed: Passed| Ok((handle(store, passed)?,)))
+    linker.instance(HANDLER)?.func_wrap("handle", |store, params: HandleParams| Ok((handle(store, params)?,)))
 }
 
 /// Sends a request. The crate's own function keeps the options of each request in the table of resources, so that a
 /// guest that sends many reaches its limit of handles.
 fn handle(
     mut store: StoreContextMut<'_, Guest>,
-    (request, options): Passed,
+    (request, options): HandleParams,
 ) -> wasmtime::Result<Result<Resource<HostFutureIncomingResponse>, ErrorCode>> {
     let mut view = store.data_mut().http();
     let place = options.as_ref().map(Resource::rep);

@@ -41,29 +41,14 @@ const HTTP: &str = ".http";
 
 impl Inputs {
     pub(crate) fn read(&self, granted: &Files, path: &str, most: usize) -> Result<Vec<u8>, FileError> {
-        match self {
-            Self::Live => granted.read(path, most),
-            Self::RecordedBy(recorder) => {
-                let read = granted.read(path, most)?;
-                recorder.write(path, Some(&read));
-                Ok(read)
-            }
-            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
-            Self::Recorded(recording) => recording.read(path, most),
-        }
+        let live = || granted.read(path, most);
+        let record = |recorder: &Recorder, read: &Vec<u8>| recorder.write(path, Some(read));
+        self.take(granted, path, live, record, |recording| recording.read(path, most))
     }
 
     pub(crate) fn entries(&self, granted: &Files, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
-        match self {
-            Self::Live => granted.entries(path),
-            Self::RecordedBy(recorder) => {
-                let entries = granted.entries(path)?;
-                recorder.list(path, &entries);
-                Ok(entries)
-            }
-            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
-            Self::Recorded(recording) => recording.entries(path),
-        }
+        let record = |recorder: &Recorder, entries: &Vec<_>| recorder.list(path, entries);
+        self.take(granted, path, || granted.entries(path), record, |recording| recording.entries(path))
     }
 
     pub(crate) fn read_range(
@@ -73,54 +58,41 @@ impl Inputs {
         offset: u64,
         length: usize,
     ) -> Result<Vec<u8>, FileError> {
-        match self {
-            Self::Live => granted.read_range(path, offset, length),
-            Self::RecordedBy(recorder) => {
-                let read = granted.read_range(path, offset, length)?;
-                recorder.write_range(path, offset, &read);
-                Ok(read)
-            }
-            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
-            Self::Recorded(recording) => recording.read_range(path, offset, length),
-        }
+        let live = || granted.read_range(path, offset, length);
+        let record = |recorder: &Recorder, read: &Vec<u8>| recorder.write_range(path, offset, read);
+        self.take(granted, path, live, record, |recording| recording.read_range(path, offset, length))
     }
 
     pub(crate) fn entries_from(&self, granted: &Files, path: &str, start: u64, most: usize) -> Result<Page, FileError> {
-        match self {
-            Self::Live => granted.entries_from(path, start, most),
-            Self::RecordedBy(recorder) => {
-                let page = granted.entries_from(path, start, most)?;
-                recorder.list(path, &page.0);
-                Ok(page)
-            }
-            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
-            Self::Recorded(recording) => recording.entries_from(path, start, most),
-        }
+        let live = || granted.entries_from(path, start, most);
+        let record = |recorder: &Recorder, page: &Page| recorder.list(path, &page.0);
+        self.take(granted, path, live, record, |recording| recording.entries_from(path, start, most))
     }
 
     pub(crate) fn space(&self, granted: &Files, path: &str) -> Result<Space, FileError> {
-        match self {
-            Self::Live => granted.space(path),
-            Self::RecordedBy(recorder) => {
-                let space = granted.space(path)?;
-                recorder.measure(path, &space);
-                Ok(space)
-            }
-            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
-            Self::Recorded(recording) => recording.space(path),
-        }
+        let record = |recorder: &Recorder, space: &Space| recorder.measure(path, space);
+        self.take(granted, path, || granted.space(path), record, |recording| recording.space(path))
     }
 
     pub(crate) fn modified_ms(&self, granted: &Files, path: &str) -> Result<u64, FileError> {
+        let record = |recorder: &Recorder, ms: &u64| recorder.note(TIMES, path, format_args!("{ms}"));
+        self.take(granted, path, || granted.modified_ms(path), record, |recording| recording.modified_ms(path))
+    }
+
+    /// Takes something from its source: from this machine, perhaps recording it, or from a recording.
+    fn take<T>(
+        &self,
+        granted: &Files,
+        path: &str,
+        live: impl FnOnce() -> Result<T, FileError>,
+        record: impl FnOnce(&Recorder, &T),
+        replay: impl FnOnce(&Recording) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
         match self {
-            Self::Live => granted.modified_ms(path),
-            Self::RecordedBy(recorder) => {
-                let modified_ms = granted.modified_ms(path)?;
-                recorder.note(TIMES, path, format_args!("{modified_ms}"));
-                Ok(modified_ms)
-            }
+            Self::Live => live(),
+            Self::RecordedBy(recorder) => live().inspect(|taken| record(recorder, taken)),
             Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
-            Self::Recorded(recording) => recording.modified_ms(path),
+            Self::Recorded(recording) => replay(recording),
         }
     }
 }
