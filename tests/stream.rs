@@ -264,7 +264,7 @@ fn assert_slow_reader_skips_to_newest(version: &str) {
     (0..6).for_each(|_| assert_eq!(quick.next_event().0, "usage"));
     // It begins to take more: in order, and between two samples as many are missing as it is told.
     let text = read_until(&mut socket, |text| {
-        text.split_once("event: lagged").is_some_and(|(_, after)| after.matches("\n\n").count() > 500)
+        text.split_once("event: lagged").is_some_and(|(_, after)| after.matches("\n\n").count() > 1500)
     });
     let (before, after) = text.split_once("event: lagged").unwrap();
     let sequences = |text: &str| -> Vec<u64> {
@@ -276,7 +276,8 @@ fn assert_slow_reader_skips_to_newest(version: &str) {
     assert!(told > 100 && next > last + told, "{told} between {last} and {next}");
     // All but what it was to begin with, the latest of each instance at that time, and is out of date by now.
     assert!(next - last - 1 - told < 510, "{told} between {last} and {next}");
-    let instances = after.split("{\"instance\":\"").skip(1).filter_map(|event| event.split('"').next()).take(500);
+    // If an instance has a newer sample by the time its latest would be written, that one comes in the next round.
+    let instances = after.split("{\"instance\":\"").skip(1).filter_map(|event| event.split('"').next()).take(1500);
     assert_eq!(instances.collect::<std::collections::BTreeSet<_>>().len(), 500);
     let ids = sequences(before);
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
