@@ -26,7 +26,14 @@ pub fn load() -> Option<Vec<u8>> {
     host::load()
 }
 
-/// Replaces the saved bytes. The error says why the host refused them.
+/// The most bytes that the host keeps.
+const LARGEST: usize = 64 << 10;
+
+/// Replaces the saved bytes, at most 64 KiB. The error says why the host refused them.
 pub fn save(bytes: &[u8]) -> Result<(), String> {
+    // The host ends a call that passes very much, before it can refuse it.
+    if bytes.len() > LARGEST {
+        return Err(format!("the state has {} bytes; at most {LARGEST} are kept", bytes.len()));
+    }
     host::save(bytes)
 }

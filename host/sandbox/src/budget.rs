@@ -1,5 +1,6 @@
 use crate::error::says;
 use crate::instance::Guest;
+use crate::limits::ARGUMENTS;
 use crate::meter::Meter;
 use crate::{CallError, Limits, Trap};
 use std::time::Duration;
@@ -58,7 +59,11 @@ impl Budget {
         if overflowed {
             CallError::StackExhausted(trap)
         } else if trap.message.contains(says::OUTPUT) {
-            CallError::OutputExceeded(guest.limits.output)
+            // What the plugin returns is read when none of its functions runs any more.
+            match trap.backtrace {
+                Some(_) => CallError::ArgumentsExceeded(ARGUMENTS),
+                None => CallError::OutputExceeded(guest.limits.output),
+            }
         } else if says::HANDLES.iter().any(|words| trap.message.contains(words)) {
             CallError::HandlesExhausted(guest.limits.handles)
         } else if guest.ceiling.take_refusal() {

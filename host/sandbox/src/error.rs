@@ -40,11 +40,12 @@ pub enum CallError {
     /// The answer does not have the form that the contract requires.
     #[error("broke the plugin contract: {0}")]
     OutOfContract(String),
-    /// The plugin returned more bytes than a call may, or passed more than 128 KiB to a host function.
-    #[error(
-        "returned more than its {0} bytes of output (limits.output), or passed more than 128 KiB to a host function"
-    )]
+    /// The plugin returned more bytes than a call may.
+    #[error("returned more than its {0} bytes of output; raise limits.output")]
     OutputExceeded(usize),
+    /// The plugin passed more bytes to a host function than it may.
+    #[error("passed more than {0} bytes to a host function; no plugin can pass more at a time")]
+    ArgumentsExceeded(usize),
     /// The plugin held more resources than it may: descriptors, streams, pollables, requests.
     #[error("held more than its {0} resource handles (limits.handles)")]
     HandlesExhausted(usize),
@@ -77,6 +78,7 @@ impl CallError {
             Self::MemoryExhausted { .. } => "memory",
             Self::OutOfContract(_) => "contract",
             Self::OutputExceeded(_) => "output",
+            Self::ArgumentsExceeded(_) => "arguments",
             Self::HandlesExhausted(_) => "handles",
             Self::StackExhausted(_) => "stack",
             Self::NoInstance(why) => why.reason(),
@@ -116,6 +118,7 @@ impl CallError {
                 | Self::DeadlineExceeded { .. }
                 | Self::MemoryExhausted { .. }
                 | Self::OutputExceeded(_)
+                | Self::ArgumentsExceeded(_)
                 | Self::HandlesExhausted(_)
         )
     }
