@@ -44,7 +44,7 @@ fn assert_missing_grant_is_named(component: &Path) {
 const NOT_GRANTED: &str = r#"denied: /proc/loadavg is not granted; add read = ["/proc/loadavg"]"#;
 
 /// Makes a plugin and runs it in a host, following only the output of the commands. Returns the host.
-fn sample_with_new_plugin(language: &str) -> Host {
+fn sample_with_new_plugin(language: &str, start: fn(&str, &[(&str, &[u8])]) -> Host) -> Host {
     let folder = tempfile::tempdir().unwrap();
     let component = new_plugin_component(folder.path(), language, "sampler");
     let name = component.file_stem().unwrap().to_str().unwrap();
@@ -58,7 +58,7 @@ fn sample_with_new_plugin(language: &str) -> Host {
     let ran = run_plugin_command(&["run", file, "--grant-all", "--json"], folder.path());
     let ran: serde_json::Value = serde_json::from_str(&ran).unwrap();
     assert!(ran["samples"]["host"]["load_avg_1m"].is_number(), "it finds what it samples: {ran}");
-    let host = Host::start(&format!("poll.interval = '200ms'\n{config}"), &[]);
+    let host = start(&format!("poll.interval = '200ms'\n{config}"), &[]);
     host.drop_in(name, &fs::read(&component).unwrap());
     let usage = host.until("/v1/instances/host/usage", |usage| usage.json()["load_avg_1m"].is_number());
     assert!(usage.json()["load_avg_1m"].as_f64().unwrap() >= 0.0, "{usage:?}");
@@ -74,17 +74,17 @@ fn sample_with_new_plugin(language: &str) -> Host {
 
 #[test]
 fn a_rust_sampler_from_the_template_gives_samples() {
-    sample_with_new_plugin("rust");
+    sample_with_new_plugin("rust", Host::start);
 }
 
 #[test]
 fn a_javascript_sampler_from_the_template_gives_samples() {
-    sample_with_new_plugin("js");
+    sample_with_new_plugin("js", Host::start);
 }
 
 #[test]
 fn a_python_sampler_from_the_template_gives_samples_and_is_not_compiled_again_after_a_restart() {
-    let host = sample_with_new_plugin("python");
+    let host = sample_with_new_plugin("python", Host::start_cold);
     let about = "plugin=\"my-python-sampler\" bytes=18";
     host.until_logged(&format!("compiling {about}"));
     host.until_logged(&format!("compiled {about}"));

@@ -47,7 +47,7 @@ fn slow_compilations_delay_an_upload_by_seconds_and_end_at_their_time_limit() {
 
 #[test]
 fn a_newer_upload_replaces_an_older_one_that_is_still_queued() {
-    let host = Host::start("", &[("busy", &very_slow_component(0))]);
+    let host = Host::start_cold("", &[("busy", &very_slow_component(0))]);
     wait_until("nothing is compiled", || !compiler_pids(&host).is_empty());
     let put = |component: Vec<u8>| {
         let (address, bearer) = (host.address.clone(), host.bearer("admin"));
@@ -70,7 +70,7 @@ fn a_newer_upload_replaces_an_older_one_that_is_still_queued() {
 
 #[test]
 fn compiler_processes_end_when_their_host_is_killed() {
-    let host = Host::start("", &[("slow", &very_slow_component(0))]);
+    let host = Host::start_cold("", &[("slow", &very_slow_component(0))]);
     // The bundled ones are compiled, too, and done soon.
     let is_as_urgent_as_plugins = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

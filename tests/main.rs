@@ -9,6 +9,7 @@
 //!   OpenAPI document; `operating`: mistakes of operators; `folders`: unreadable and missing folders.
 //! * `http`, `reads`, `stream`, `tls`: the API for reading; `tracking`: the API for instances.
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: the metrics, the alerts and the dashboard.
+//! * `dashboard`: the page in a real browser, which `browser/scenarios.mjs` drives.
 //! * `tracing`: spans and log lines.
 //! * `confined`: filters and limits that service managers and containers set.
 //! * `shares`: limits per plugin; `ownership`: instances that several plugins discover.
@@ -43,6 +44,7 @@ mod clocks;
 mod commands;
 mod compiling;
 mod confined;
+mod dashboard;
 mod embedding;
 mod exposure;
 mod folders;

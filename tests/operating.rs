@@ -105,7 +105,7 @@ fn an_invalid_plugin_file_that_keeps_changing_is_logged_once_per_reason() {
 fn the_page_of_a_plugin_in_the_compile_queue_says_that_it_waits() {
     let slow: Vec<_> = (0..5).map(|nth| (format!("slow{nth}"), components::slow_to_compile(60_000 + nth))).collect();
     let slow: Vec<_> = slow.iter().map(|(name, component)| (name.as_str(), &component[..])).collect();
-    let host = Host::start("", &slow);
+    let host = Host::start_cold("", &slow);
     let page = host.until("/v1/plugins", |plugins| plugins.body.contains("waiting_for")).json();
     let mut waiting = page.as_array().unwrap().iter().filter(|page| page.get("waiting_for").is_some());
     assert!(waiting.all(|page| page["state"] == "compiling" && page["waiting_for"] == "its turn to be compiled"));

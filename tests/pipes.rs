@@ -87,7 +87,7 @@ fn offline_commands_succeed_when_their_output_pipe_is_closed() {
         command.args(args.split(' ')).current_dir(&folder);
         command
     };
-    let recorded = run("plugin run procfs --instance host --record tests/now").output().unwrap();
+    let recorded = run("plugin run procfs --cpu 10s --instance host --record tests/now").output().unwrap();
     assert!(recorded.status.success(), "{recorded:?}");
     let commands = [
         "--help",
@@ -98,8 +98,8 @@ fn offline_commands_succeed_when_their_output_pipe_is_closed() {
         "plugin check procfs",
         "plugin check procfs --json",
         "plugin check procfs --against verbs.wasm",
-        "plugin run procfs --instance host",
-        "plugin run procfs --instance host --json",
+        "plugin run procfs --cpu 10s --instance host",
+        "plugin run procfs --cpu 10s --instance host --json",
         "plugin run verbs.wasm --instance ok --grant-all",
         "plugin bench procfs --instance host --seconds 1",
         "plugin bench procfs --instance host --seconds 1 --json",

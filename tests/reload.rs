@@ -396,7 +396,7 @@ fn plugins_are_uploaded_reloaded_and_removed_by_the_api_and_audited() {
 
 #[test]
 fn the_compile_cache_stays_within_its_limit_but_keeps_the_newest_entry() {
-    let host = Host::start(&format!("compile_cache = '1B'\n{CONFIG}"), &[("verbs", verbs())]);
+    let host = Host::start_cold(&format!("compile_cache = '1B'\n{CONFIG}"), &[("verbs", verbs())]);
     wait_for_version(&host, 1);
     for number in 2..5 {
         host.drop_in("verbs", &verbs_version(number));

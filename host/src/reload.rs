@@ -54,6 +54,7 @@ pub(crate) async fn reload(
     engine.metrics.config_reloads.with_label_values(&[reload.outcome()]).inc();
     engine.metrics.config_last_reload_successful.set(trouble.is_none().into());
     server.app().reloads.set_trouble(trouble);
+    server.app().reloads.set_waiting_for_restart(&reload);
     note_sections(engine, &reload, at_ms);
     reload
 }

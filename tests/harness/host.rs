@@ -1,10 +1,10 @@
 use super::client::{self, EventStream, Response};
-use super::guests::{app, verbs};
+use super::guests::{app, verbs, workspace};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -52,19 +52,19 @@ impl Host {
         Self::start_at("127.0.0.1:0", command, config, plugins)
     }
 
-    /// Starts a host that compiles all its plugins itself.
+    /// Starts a host that compiles all its plugins itself: others have their compiled plugins in one folder.
     pub(crate) fn start_cold(config: &str, plugins: &[(&str, &[u8])]) -> Self {
         Self::start_cold_as(dropsonde(), config, plugins)
     }
 
     /// Does the same by a command that takes the binary's arguments.
     pub(crate) fn start_cold_as(command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
-        Self::start_with("127.0.0.1:0", command, config, plugins, &[])
+        Self::start_with("127.0.0.1:0", command, config, plugins, None)
     }
 
     /// Does the same on another address. `{}` in `listen` and `config` stands for the host's own folder.
     pub(crate) fn start_at(listen: &str, command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
-        Self::start_with(listen, command, config, plugins, compiled_plugins())
+        Self::start_with(listen, command, config, plugins, Some(compiled_plugins()))
     }
 
     fn start_with(
@@ -72,7 +72,7 @@ impl Host {
         command: Command,
         config: &str,
         plugins: &[(&str, &[u8])],
-        compiled: &[(PathBuf, Vec<u8>)],
+        compiled: Option<&Path>,
     ) -> Self {
         let folder = TempDir::new().unwrap();
         let here = |text: &str| text.replace("{}", &folder.path().display().to_string());
@@ -82,9 +82,8 @@ impl Host {
         for (name, component) in plugins {
             fs::write(data.join("plugins").join(name).with_extension("wasm"), component).unwrap();
         }
-        fs::DirBuilder::new().mode(0o700).create(data.join("compiled")).unwrap();
-        for (file, code) in compiled {
-            fs::write(data.join("compiled").join(file), code).unwrap();
+        if let Some(compiled) = compiled {
+            symlink(compiled, data.join("compiled")).unwrap();
         }
         fs::write(folder.path().join("dropsonde.toml"), config).unwrap();
         Self::start_in(Arc::new(folder), command, listen)
@@ -102,15 +101,21 @@ impl Host {
         if !command.get_args().any(|argument| argument == "serve") {
             command.arg("serve");
         }
-        let mut child = command
-            .args(["--listen", &listen, "--config"])
-            .arg(folder.path().join("dropsonde.toml"))
-            .arg("--data")
-            .arg(folder.path().join("data"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.args(["--listen", &listen, "--config"]).arg(folder.path().join("dropsonde.toml"));
+        command.arg("--data").arg(folder.path().join("data"));
+        Self::spawn(folder, command, listen)
+    }
+
+    /// Starts `serve --demo`: made-up series in memory, with two hours of history.
+    pub(crate) fn start_demo() -> Self {
+        let listen = "127.0.0.1:0";
+        let mut command = dropsonde();
+        command.args(["serve", "--demo", "--listen", listen]);
+        Self::spawn(Arc::new(TempDir::new().unwrap()), command, listen.to_owned())
+    }
+
+    fn spawn(folder: Arc<TempDir>, mut command: Command, listen: String) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let errors = BufReader::new(child.stderr.take().unwrap());
         let shared = log.clone();
@@ -150,6 +155,18 @@ impl Host {
     /// Does the same with a command that takes the binary's arguments.
     pub(crate) fn start_again_as(&self, command: Command) -> Self {
         Self::start_in(self.folder.clone(), command, self.listen.clone())
+    }
+
+    /// Kills the host with SIGKILL.
+    pub(crate) fn kill(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self
+    }
+
+    /// Starts another host with the same data and configuration on the same address, after this one has ended.
+    pub(crate) fn start_here(&self) -> Self {
+        Self::start_in(self.folder.clone(), dropsonde(), self.address.clone())
     }
 
     /// Kills the host with SIGKILL, and starts another with the same data.
@@ -363,15 +380,17 @@ impl Drop for Host {
     }
 }
 
-/// Returns the compiled code of the plugins that most tests run, by file name. One host compiles them for all tests:
-/// that takes seconds.
-fn compiled_plugins() -> &'static [(PathBuf, Vec<u8>)] {
-    static COMPILED: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
+/// Returns the folder that the hosts of most tests share for compiled plugins, also those of the next run: without it,
+/// half of the tests' time is compilation. One host compiles the plugins that most tests run, before the others start.
+fn compiled_plugins() -> &'static Path {
+    static COMPILED: OnceLock<PathBuf> = OnceLock::new();
     COMPILED.get_or_init(|| {
-        let host = Host::start_cold("", &[("verbs", verbs()), ("app", app())]);
+        let folder = workspace().join("target/compiled");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).unwrap();
+        let plugins: [(&str, &[u8]); 2] = [("verbs", verbs()), ("app", app())];
+        let host = Host::start_with("127.0.0.1:0", dropsonde(), "", &plugins, Some(&folder));
         host.until("/ready", |ready| ready.status == 200);
-        let files = fs::read_dir(host.data().join("compiled")).unwrap().map(|file| file.unwrap().path());
-        files.map(|file| (file.file_name().unwrap().into(), fs::read(&file).unwrap())).collect()
+        folder
     })
 }
 

@@ -1,5 +1,6 @@
 //! Helpers for tests: a running host, a client that shows every byte, and the guests' components.
 
+mod browser;
 pub(crate) mod client;
 mod collector;
 pub(crate) mod components;
@@ -11,6 +12,7 @@ mod server;
 mod servers;
 mod wall_clock;
 
+pub(crate) use browser::Browser;
 pub(crate) use client::{EventStream, Response, connect_from, request, send, stream};
 pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, verbs_version, workspace};

@@ -18,8 +18,8 @@ Commands:
   release           builds the host for other machines: target/dist/dropsonde. It cannot build plugins, and contains
                     no path of this machine
   setup             only sets up what plain cargo needs: crates, a wasm-capable compiler, Prometheus
-                    and other servers, componentize-py, componentize-qjs, componentize-js and
-                    schemathesis
+                    and other servers, componentize-py, componentize-qjs, componentize-js,
+                    schemathesis, and what drives the browser
 ";
 
 fn main() -> ExitCode {
@@ -113,13 +113,14 @@ fn setup() -> Result<PathBuf> {
 /// Sets up the additional tools of the tests, at the same time: most of it is downloads.
 fn test_tools(target: &Path) -> Result<()> {
     type SetUp = fn(&Path) -> Result<()>;
-    let tools: [(SetUp, PathBuf); 6] = [
+    let tools: [(SetUp, PathBuf); 7] = [
         (prometheus, target.join("prometheus")),
         (servers, target.join("servers")),
         (componentize_py, target.join("languages/python")),
         (componentize_qjs, target.join("languages/js")),
         (componentize_js, target.join("languages/js-http")),
         (schemathesis, target.join("schemathesis")),
+        (browser, target.join("browser")),
     ];
     std::thread::scope(|scope| {
         let threads = tools.map(|(set_up, folder)| scope.spawn(move || set_up(&folder)));
@@ -160,6 +161,12 @@ fn componentize_qjs(folder: &Path) -> Result<()> {
 fn componentize_js(folder: &Path) -> Result<()> {
     const PACKAGE: &str = include_str!("../../../plugins/examples/nats/package.json");
     npm(folder, PACKAGE, "componentize-js, for plugins in JavaScript with HTTP")
+}
+
+/// The tests drive Chromium, which must be installed.
+fn browser(folder: &Path) -> Result<()> {
+    const PACKAGE: &str = include_str!("../../../tests/browser/package.json");
+    npm(folder, PACKAGE, "playwright-core and axe, for the dashboard")
 }
 
 fn npm(folder: &Path, package: &str, what: &str) -> Result<()> {

@@ -42,6 +42,11 @@ pub fn mapped() -> Option<u64> {
     of_line(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")
 }
 
+/// Returns the memory that this process occupies, in bytes.
+pub fn resident() -> Option<u64> {
+    of_line(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
 /// Makes the C library's allocator keep less free memory than by default. Called before there are threads.
 ///
 /// By default there are eight arenas for every processor, and each keeps holes between pieces that stay. With 100 000

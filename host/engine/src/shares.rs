@@ -57,6 +57,25 @@ pub(crate) struct PoolShare {
     refused: u64,
 }
 
+/// The use of a pool by all its owners.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct PoolUse {
+    pool: &'static str,
+    used: u64,
+    most: u64,
+    /// Refusals and evictions because an owner's share was used up.
+    refused: u64,
+}
+
+/// Returns the use of each pool that plugins and programs share.
+pub(crate) fn in_use(engine: &Engine) -> Vec<PoolUse> {
+    let sum = |shared: SharedPool<'_>| {
+        let refused = shared.pool.accounts().values().map(|account| account.refused).sum();
+        PoolUse { pool: shared.name, used: shared.pool.used(), most: shared.pool.total(), refused }
+    };
+    pools(engine).into_iter().map(sum).collect()
+}
+
 /// Returns the pools that plugins and programs share.
 pub(crate) fn pools(engine: &Engine) -> Vec<SharedPool<'_>> {
     let in_files = [
@@ -188,11 +207,9 @@ impl SharedPool<'_> {
         late.map(|(owner, account)| {
             let Self { name, beyond, key, .. } = self;
             let why = format!(
-                "{owner} wanted more of {name} than the {} it can have now, and has {}: {beyond} ({} times so far); \
-                 raise {key}, or make it use less",
-                self.pool.limit_of(&owner),
-                account.used,
-                account.refused
+                "{owner} wanted more of {name} than its share, and has {}: {beyond} ({} times so far); raise {key}, or \
+                 make it use less",
+                account.used, account.refused
             );
             GreedyOwner { pool: name, owner, why }
         })

@@ -36,10 +36,19 @@ pub(super) fn format(headers: &HeaderMap) -> ExpositionFormat {
 
 /// Returns whether the client accepts gzip. It does only if it says so.
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
+    takes(headers, &["gzip", "x-gzip"])
+}
+
+/// Returns whether the client accepts brotli. It does only if it says so.
+pub(super) fn takes_brotli(headers: &HeaderMap) -> bool {
+    takes(headers, &["br"])
+}
+
+fn takes(headers: &HeaderMap, names: &[&str]) -> bool {
     let quality = |wanted: &[&str]| {
         parts(headers, &ACCEPT_ENCODING).find(|part| wanted.contains(&part.name)).map(|part| part.quality)
     };
-    quality(&["gzip", "x-gzip"]).or_else(|| quality(&["*"])).is_some_and(|quality| quality > 0.0)
+    quality(names).or_else(|| quality(&["*"])).is_some_and(|quality| quality > 0.0)
 }
 
 fn parts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = AcceptItem<'a>> {

@@ -15,9 +15,9 @@ macro_rules! pages {
 }
 
 /// All pages, in reading order.
-pub const PAGES: [HandbookPage; 24] = pages! {
-    "getting-started" "plugins" "granting" "running-plugins" "procfs" "scrape" "probe" "containers" "instances" "history" "streams"
-    "snapshot" "prometheus" "api" "configuration" "commands" "operating" "security" "fair-shares" "tracing" "embedding"
+pub const PAGES: [HandbookPage; 25] = pages! {
+    "getting-started" "dashboard" "plugins" "granting" "running-plugins" "procfs" "scrape" "probe" "containers"
+    "instances" "history" "streams" "snapshot" "prometheus" "api" "configuration" "commands" "operating" "security" "fair-shares" "tracing" "embedding"
     "troubleshooting" "glossary" "contributing"
 };
 

@@ -11,7 +11,7 @@
 //! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the
 //!   caller and its rights; `login`: browser sessions.
 //! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`,
-//!   `reload`, `health`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads
+//!   `reload`, `health`, `host`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads
 //!   them; `points_json`, `by_instance`: answers with many points, or with many instances.
 //! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `instance_selection`: the
 //!   selection of instances; `range_query`: the parameters of a range query; `fields`: the field names of a query;
@@ -20,7 +20,7 @@
 //! * `error`: error answers.
 //! * [`options`]: the configuration; [`tokens`]: tokens and sessions; [`reload`]: reloads of the configuration.
 //! * [`writers`]: threads that write streams; `trace_context`: the trace that a request belongs to.
-//! * [`handbook`]: the pages under `/docs`.
+//! * [`handbook`]: the pages under `/docs`. `dashboard`: the files of the application at `/`, which are in `dashboard/`.
 
 mod answer_memory;
 mod app;
@@ -30,11 +30,13 @@ mod by_instance;
 mod chunked;
 mod connection;
 mod content_negotiation;
+mod dashboard;
 mod error;
 mod etag;
 mod fields;
 pub mod handbook;
 mod health;
+mod host;
 mod host_history;
 mod host_names;
 mod http2_requests;

@@ -1,10 +1,12 @@
-//! The page at `/`: the latest numbers, and links to everything else. Plain HTML, no scripts.
+//! The page at `/`: the frame of the dashboard and, without JavaScript, the latest numbers and links to everything
+//! else. Also the pages of the handbook, and the login page.
 
 use super::AppState;
 use super::blocking::off_thread;
 use super::error::{ApiError, PathSegment};
 use super::login::sessions;
 use crate::App;
+use crate::dashboard;
 use crate::handbook;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -22,21 +24,18 @@ const MOST_INSTANCES: usize = 50;
 const MOST_LOOKED_AT: usize = 1000;
 
 pub(super) const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'none'; \
+     base-uri 'none'; form-action 'self'",
 );
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
-table{border-collapse:collapse;width:100%;margin:.5rem 0 2rem}td,th{padding:.15rem 1rem .15rem 0;text-align:left;border-bottom:1px solid #ddd}\
-td.n{font-variant-numeric:tabular-nums;text-align:right}h2{margin-bottom:0}small{color:#555}\
-@media(prefers-color-scheme:dark){body{color:#eee;background:#161616}td,th{border-color:#444}small{color:#aaa}a{color:#8cf}}";
-
-/// Writes the beginning of a page.
+/// Writes the beginning of a page. `$more`: further elements of its head.
 macro_rules! head {
     ($html:expr, $more:expr) => {
         write!(
             $html,
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-             {}<title>Dropsonde</title><style>{STYLE}</style><h1>Dropsonde</h1>",
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+             <meta name=\"color-scheme\" content=\"light dark\"><title>Dropsonde</title>{}</head><body>",
             $more
         )
     };
@@ -55,13 +54,13 @@ pub(crate) async fn index(State(app): AppState, headers: HeaderMap) -> Response 
 /// Lists the pages of the handbook.
 pub(crate) async fn handbook() -> Response {
     let mut html = String::new();
-    let _ = head!(html, "");
-    html.push_str("<h2>Handbook</h2><dl>");
+    let _ = head!(html, dashboard::style());
+    html.push_str("<main class=\"page\"><p><a href=\"/\">Dropsonde</a></p><h1>Handbook</h1><dl>");
     for page in handbook::PAGES {
         let (name, title, about) = (page.name, escape(page.title()), escape(&page.about()));
         let _ = write!(html, "<dt><a href=\"/docs/{name}\">{title}</a><dd>{about}");
     }
-    html.push_str("</dl>");
+    html.push_str("</dl></main>");
     document(html)
 }
 
@@ -72,8 +71,12 @@ pub(crate) async fn of_handbook(PathSegment(name): PathSegment) -> Result<Respon
         return Err(ApiError::not_found(format!("the handbook has no page {name}{near}")));
     };
     let mut html = String::new();
-    let _ = head!(html, "");
-    let _ = write!(html, "<p><a href=\"/docs\">Handbook</a></p>{}", page.html());
+    let _ = head!(html, dashboard::style());
+    let _ = write!(
+        html,
+        "<main class=\"page\"><p><a href=\"/\">Dropsonde</a> · <a href=\"/docs\">Handbook</a></p>{}</main>",
+        page.html()
+    );
     Ok(document(html))
 }
 
@@ -85,19 +88,27 @@ fn document(html: String) -> Response {
 /// Returns the login page. `why` is the reason of the refusal.
 pub(super) fn login(why: &str) -> String {
     let mut html = String::new();
-    let _ = head!(html, "");
-    let _ = write!(html, "<p>{}</p>", escape(why));
+    let _ = head!(html, dashboard::login());
+    let _ =
+        write!(html, "<main class=\"page\"><h1>Dropsonde</h1><p class=\"problem\" role=\"alert\">{}</p>", escape(why));
     html.push_str(
         "<p>The token is in <code>read.token</code> in the host's data directory, unless the configuration names another file.</p>\
          <form method=\"post\" action=\"/login\"><label>Token <input type=\"password\" name=\"token\" \
-         autocomplete=\"current-password\" required autofocus></label> <button>Log in</button></form>",
+         autocomplete=\"current-password\" required autofocus></label> <button>Log in</button></form></main>",
     );
     html
 }
 
 fn render(app: &App, has_session: bool) -> String {
     let mut html = String::new();
-    let _ = head!(html, "<meta http-equiv=\"refresh\" content=\"10\">");
+    let reload = "<noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>";
+    let _ = head!(html, format!("{reload}{}", dashboard::application()));
+    // The application takes the place of the table. Its header is there before its scripts are.
+    let session = if has_session { " data-session" } else { "" };
+    let _ = write!(
+        html,
+        "<div id=\"app\" class=\"app\"{session}><header><a class=\"brand\" href=\"#/\">Dropsonde</a></header></div><div id=\"plain\" class=\"page\"><h1>Dropsonde</h1>"
+    );
     if has_session {
         html.push_str("<form method=\"post\" action=\"/logout\"><button>Log out</button></form>");
     }
@@ -131,6 +142,7 @@ fn render(app: &App, has_session: bool) -> String {
     }
     html.push_str("</table>");
     instances(app, &mut html);
+    html.push_str("</div>");
     html
 }
 

@@ -89,6 +89,8 @@ pub struct ReloadQueue {
     asks: mpsc::Sender<ReloadReply>,
     asked: Mutex<Option<mpsc::Receiver<ReloadReply>>>,
     trouble: Mutex<Option<String>>,
+    /// Changed keys that need a restart.
+    restart: Mutex<Vec<String>>,
 }
 
 /// The sender that gets the result of a reload.
@@ -108,7 +110,7 @@ pub enum ReloadNotQueued {
 impl Default for ReloadQueue {
     fn default() -> Self {
         let (asks, asked) = mpsc::channel(MOST_WAITING);
-        Self { asks, asked: Mutex::new(Some(asked)), trouble: Mutex::default() }
+        Self { asks, asked: Mutex::new(Some(asked)), trouble: Mutex::default(), restart: Mutex::default() }
     }
 }
 
@@ -131,6 +133,18 @@ impl ReloadQueue {
     /// Notes the problem that a reload found, until the next reload; none if all works.
     pub fn set_trouble(&self, trouble: Option<String>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Notes the keys that a reload found changed and that need a restart, until the next reload.
+    pub fn set_waiting_for_restart(&self, report: &ReloadReport) {
+        let parts = report.parts.iter().filter(|part| part.outcome == PartOutcome::Restart);
+        let keys = parts.map(|part| part.part.clone()).collect();
+        *self.restart.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// Returns the changed keys that need a restart.
+    pub(crate) fn waiting_for_restart(&self) -> Vec<String> {
+        self.restart.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns why the configuration that was read last is not in force, or does not work; none if it works.

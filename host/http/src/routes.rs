@@ -3,7 +3,10 @@ use super::host_names::HostNames;
 use super::middleware::{RequestChecks, pass};
 use super::rights::AccessRules;
 use super::stream::LAST_EVENT_ID;
-use super::{health, host_history, instance_events, instances, login, openapi, page, plugins, prometheus, reload};
+use super::{
+    dashboard, health, host, host_history, instance_events, instances, login, openapi, page, plugins, prometheus,
+    reload,
+};
 use super::{snapshot, source_events, stream, usage};
 use crate::App;
 use crate::ServerOptions;
@@ -58,6 +61,7 @@ pub(super) struct Operation {
 pub fn is_reserved_path(path: &str) -> bool {
     let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI)
+        || owns("/assets")
         || owns("/docs")
         || owns("/v1")
         || owns("/telemetry")
@@ -74,12 +78,14 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get("/", READ, page::index),
         get(HEALTH, ANYONE, health::health),
         get(READY, ANYONE, health::ready),
+        get("/assets/{version}/{file}", ANYONE, dashboard::asset),
         get("/docs", ANYONE, page::handbook),
         get("/docs/{page}", ANYONE, page::of_handbook),
         get(OPENAPI, ANYONE, move || ready(json_bytes(document.clone()))),
         post(LOGIN, ANYONE, login::login),
         post(LOGOUT, ANYONE, login::logout),
         get(&options.metrics_path, READ, prometheus::metrics),
+        get("/v1/host", READ, host::one),
         get("/v1/instances", READ, instances::list).taking(&["label", "limit", "after"]),
         get("/v1/instances/{id}", READ, instances::one),
         put("/v1/instances/{id}", WRITE, instances::track),

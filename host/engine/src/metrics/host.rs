@@ -4,12 +4,15 @@ use prometheus::{
     CounterVec, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
 };
 
+/// The reasons why samples are dropped.
+const DROPPED: [&str; 6] = ["offset", "poison", "budget", "slow_reader", "untracked", "memory"];
+
 /// The host's own metrics, in a registry of their own: two hosts in one process share nothing.
 #[derive(Debug, Clone)]
 pub struct HostMetrics {
     pub registry: MetricRegistry,
     pub core: CoreMetrics,
-    /// By reason: `offset`, `poison`, `budget`, `slow_reader`, `untracked`, `memory`.
+    /// By reason: see [`DROPPED`].
     pub samples_dropped: IntCounterVec,
     /// By reason: `full`, `unreachable`.
     pub spans_dropped: IntCounterVec,
@@ -49,6 +52,11 @@ pub struct HostMetrics {
 }
 
 impl HostMetrics {
+    /// Returns the number of samples that were dropped for any reason.
+    pub(crate) fn all_samples_dropped(&self) -> u64 {
+        DROPPED.iter().map(|reason| self.samples_dropped.with_label_values(&[reason]).get()).sum()
+    }
+
     pub fn new() -> Result<Self, RegistrationError> {
         let registry = MetricRegistry::new()?;
         let core = CoreMetrics::register(&registry)?;
@@ -195,7 +203,7 @@ impl HostMetrics {
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         // The series begin at 0, so that their first increase is seen.
-        for reason in ["offset", "poison", "budget", "slow_reader", "untracked", "memory"] {
+        for reason in DROPPED {
             metrics.samples_dropped.with_label_values(&[reason]);
         }
         for direction in ["back", "ahead"] {

@@ -1,0 +1,81 @@
+// Requests to the host.
+
+/** An answer that is no success. `status` is 0 if the host did not answer. */
+export class RequestError extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+/** The admin token that the user entered. It is kept in memory alone, and is gone when the page is. */
+let adminToken = '';
+
+export const setAdminToken = (token) => (adminToken = token.trim());
+export const hasAdminToken = () => adminToken !== '';
+
+/** How far the host's clock is ahead of this machine's, in milliseconds. */
+let clockAhead = 0;
+
+/** The time by the host's clock, which all its samples carry. */
+export const hostNow = () => Date.now() + clockAhead;
+
+/** Makes a path from its parts: `path('v1', 'instances', id)`. */
+export const path = (...parts) => '/' + parts.map(encodeURIComponent).join('/');
+
+/** Makes a query from pairs; a list gives its name several times. Without a value, a name is left out. */
+export function query(of) {
+  const pairs = new URLSearchParams();
+  for (const [name, value] of Object.entries(of)) {
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (one !== undefined && one !== null && one !== '') pairs.append(name, one);
+    }
+  }
+  const text = pairs.toString();
+  return text && '?' + text;
+}
+
+async function refused(answer) {
+  const text = await answer.text().catch(() => '');
+  let why = text;
+  try {
+    why = JSON.parse(text).error ?? text;
+  } catch {
+    // Not an answer of the host's API: its text is shown as it is.
+  }
+  return new RequestError(answer.status, why || answer.statusText);
+}
+
+async function request(url, options) {
+  let answer;
+  try {
+    answer = await fetch(url, { credentials: 'same-origin', ...options });
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new RequestError(0, 'the host does not answer');
+  }
+  const date = Date.parse(answer.headers.get('date') ?? '');
+  // The header has whole seconds: a smaller difference says nothing.
+  if (Math.abs(date - Date.now()) > 2000) clockAhead = date - Date.now();
+  else if (date) clockAhead = 0;
+  // `/health` answers with its reasons, whatever the status.
+  if (!answer.ok && !(url === '/health' && answer.status === 503)) throw await refused(answer);
+  return answer;
+}
+
+/** Gets JSON. */
+export const get = (url, signal) => request(url, { signal, headers: { accept: 'application/json' } }).then((a) => a.json());
+
+/** Sends a change, with the admin token. Returns the JSON of the answer, if it has any. */
+export async function change(method, url, body, type) {
+  const headers = { accept: 'application/json' };
+  if (adminToken) headers.authorization = `Bearer ${adminToken}`;
+  if (type) headers['content-type'] = type;
+  const answer = await request(url, { method, headers, body });
+  const text = await answer.text();
+  return text ? JSON.parse(text) : undefined;
+}
+
+/** Opens a stream of events. The answer's body is read by `stream.js`. */
+export const openEvents = (url, lastId, signal) =>
+  request(url, { signal, cache: 'no-store', headers: { accept: 'text/event-stream', ...(lastId && { 'last-event-id': lastId }) } });
