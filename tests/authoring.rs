@@ -1,4 +1,4 @@
-use crate::harness::{Host, dropsonde, run, verbs, verbs_version, workspace};
+use crate::harness::{Host, StartHost, dropsonde, run, verbs, verbs_version, workspace};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +44,7 @@ fn assert_missing_grant_is_named(component: &Path) {
 const NOT_GRANTED: &str = r#"denied: /proc/loadavg is not granted; add read = ["/proc/loadavg"]"#;
 
 /// Makes a plugin and runs it in a host, following only the output of the commands. Returns the host.
-fn sample_with_new_plugin(language: &str, start: fn(&str, &[(&str, &[u8])]) -> Host) -> Host {
+fn sample_with_new_plugin(language: &str, start: StartHost) -> Host {
     let folder = tempfile::tempdir().unwrap();
     let component = new_plugin_component(folder.path(), language, "sampler");
     let name = component.file_stem().unwrap().to_str().unwrap();

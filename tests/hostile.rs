@@ -1,6 +1,6 @@
 //! Plugins that misbehave: each fails with its own reason, and a healthy plugin beside it misses no tick.
 
-use crate::harness::{Host, components, verbs};
+use crate::harness::{Host, StartHost, components, verbs};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -15,12 +15,7 @@ fn host_with_healthy_plugin(verbs: &[(&str, &str)], more: &str, plugins: &[(&str
     start_with_healthy_plugin(Host::start, verbs, more, plugins)
 }
 
-fn start_with_healthy_plugin(
-    start: fn(&str, &[(&str, &[u8])]) -> Host,
-    verbs: &[(&str, &str)],
-    more: &str,
-    plugins: &[(&str, &[u8])],
-) -> Host {
+fn start_with_healthy_plugin(start: StartHost, verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[u8])]) -> Host {
     let mut config =
         format!("poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n{more}");
     for (verb, own) in verbs {

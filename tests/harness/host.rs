@@ -25,6 +25,9 @@ pub(crate) struct Host {
     listen: String,
 }
 
+/// [`Host::start`] or [`Host::start_cold`].
+pub(crate) type StartHost = fn(&str, &[(&str, &[u8])]) -> Host;
+
 /// Returns the command for the real binary, without variables from the environment.
 pub(crate) fn dropsonde() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dropsonde"));

@@ -12,7 +12,7 @@ const DROPPED: [&str; 6] = ["offset", "poison", "budget", "slow_reader", "untrac
 pub struct HostMetrics {
     pub registry: MetricRegistry,
     pub core: CoreMetrics,
-    /// By reason: see [`DROPPED`].
+    /// By reason: `offset`, `poison`, `budget`, `slow_reader`, `untracked`, `memory`.
     pub samples_dropped: IntCounterVec,
     /// By reason: `full`, `unreachable`.
     pub spans_dropped: IntCounterVec,
