@@ -194,7 +194,7 @@ impl Host {
         let start = Instant::now();
         while !self.log()[before..].contains("reloaded the configuration") {
             assert!(start.elapsed() < PATIENCE, "{}", self.log());
-            std::thread::park_timeout(Duration::from_millis(5));
+            pause(start);
         }
     }
 
@@ -280,7 +280,7 @@ impl Host {
                 return response;
             }
             assert!(start.elapsed() < PATIENCE, "{path} stays {response:?}\n{}", self.log());
-            std::thread::park_timeout(Duration::from_millis(5));
+            pause(start);
         }
     }
 
@@ -306,7 +306,7 @@ impl Host {
                 return lines;
             }
             assert!(start.elapsed() < PATIENCE, "no such line in the audit log: {lines:#?}");
-            std::thread::park_timeout(Duration::from_millis(5));
+            pause(start);
         }
     }
 
@@ -319,7 +319,7 @@ impl Host {
                 return log;
             }
             assert!(start.elapsed() < PATIENCE, "{text:?} is not in the log:\n{log}");
-            std::thread::park_timeout(Duration::from_millis(5));
+            pause(start);
         }
     }
 
@@ -385,7 +385,7 @@ impl Drop for Host {
 
 /// Returns the folder that the hosts of most tests share for compiled plugins, also those of the next run: without it,
 /// half of the tests' time is compilation. One host compiles the plugins that most tests run, before the others start.
-fn compiled_plugins() -> &'static Path {
+pub(crate) fn compiled_plugins() -> &'static Path {
     static COMPILED: OnceLock<PathBuf> = OnceLock::new();
     COMPILED.get_or_init(|| {
         let folder = workspace().join("target/compiled");
@@ -397,11 +397,16 @@ fn compiled_plugins() -> &'static Path {
     })
 }
 
+/// Waits before a condition is looked at again: the longer it is awaited, the less often.
+fn pause(since: Instant) {
+    std::thread::park_timeout((since.elapsed() / 16).clamp(Duration::from_millis(5), Duration::from_millis(25)));
+}
+
 /// Waits until `is_so` returns true. Panics with `otherwise` if that takes too long.
 pub(crate) fn wait_until(otherwise: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "{otherwise}");
-        std::thread::park_timeout(Duration::from_millis(5));
+        pause(start);
     }
 }

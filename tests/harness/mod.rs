@@ -16,7 +16,7 @@ pub(crate) use browser::Browser;
 pub(crate) use client::{EventStream, Response, connect_from, request, send, stream};
 pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, verbs_version, workspace};
-pub(crate) use host::{Host, StartHost, dropsonde, run, wait_until};
+pub(crate) use host::{Host, StartHost, compiled_plugins, dropsonde, run, wait_until};
 pub(crate) use made_server::{MadeServer, respond};
 pub(crate) use prometheus::{Prometheus, prometheus_tool};
 pub(crate) use server::{SocketServer, TestServer};

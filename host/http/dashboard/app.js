@@ -1,6 +1,6 @@
 // The dashboard. This file is the frame: navigation, connection, keys.
 
-import { html, render, useEffect, useRef, useState } from './lib/html.js';
+import { html, render, useEffect, useMemo, useRef, useState } from './lib/html.js';
 import { useStreamState } from './lib/live.js';
 import { useClock, usePolled } from './lib/polled.js';
 import { go, link, useRoute } from './lib/route.js';
@@ -12,7 +12,7 @@ import { Instance } from './views/instance.js';
 import { Overview } from './views/overview.js';
 import { Plugins } from './views/plugins.js';
 import { System } from './views/system.js';
-import { State } from './parts/common.js';
+import { State, loggedIn } from './parts/common.js';
 
 const SHELL_MS = 10_000;
 
@@ -51,7 +51,7 @@ function view({ parts, params }, intervals) {
     case 'application':
       return ['Application', html`<${Application} params=${params} />`];
     case 'plugins':
-      return ['Plugins', html`<${Plugins} name=${parts[1]} />`];
+      return ['Plugins', html`<${Plugins} key=${parts[1]} name=${parts[1]} />`];
     case 'system':
       return ['System', html`<${System} />`];
     default:
@@ -66,10 +66,12 @@ function Connection({ health }) {
   const isLost = stream.is === 'lost' || health.error?.status === 0;
   const isOut = stream.error?.status === 401 || health.error?.status === 401;
   useEffect(() => document.body.classList.toggle('is-lost', isLost), [isLost]);
-  if (isOut) return html`<p class="banner" role="alert">You are logged out. <a href="/" onClick=${() => location.reload()}>Log in</a></p>`;
+  if (isOut) return html`<p class="banner" role="alert">You are logged out. <a href="/" onClick=${loggedIn}>Log in</a></p>`;
   if (!isLost) return null;
   const since = stream.is === 'lost' ? stream.since : health.at ?? stream.since;
-  return html`<p class="banner" role="alert">No connection to the host for ${age(Date.now() - since)}: everything below is as it was then. ${stream.error?.status > 0 ? stream.error.message : 'Trying again …'}</p>`;
+  const isRefused = stream.error?.status > 0 && health.error?.status !== 0;
+  // The words that are read out do not change each second.
+  return html`<p class="banner"><span role="alert">${isRefused ? `No live values: ${stream.error.message}.` : 'No connection to the host: everything below is old.'}</span> For ${age(Date.now() - since)}. Trying again …</p>`;
 }
 
 function Keys({ dialog }) {
@@ -87,10 +89,10 @@ function App() {
   const [, draw] = useState(0);
   const again = () => draw((number) => number + 1);
   const dialog = useRef();
-  const intervals = useRef({});
-  if (plugins.data) intervals.current = Object.fromEntries(plugins.data.map((one) => [one.name, one.interval_seconds]));
+  const known = JSON.stringify((plugins.data ?? []).map((one) => [one.name, one.interval_seconds]));
+  const intervals = useMemo(() => Object.fromEntries(JSON.parse(known)), [known]);
   const bad = (plugins.data ?? []).filter((one) => ['failed', 'quarantined', 'backoff'].includes(one.state)).length;
-  const [current, content] = view(route, intervals.current);
+  const [current, content] = view(route, intervals);
   const switchZone = () => {
     setUtc(!isUtc());
     again();
@@ -102,7 +104,7 @@ function App() {
 
   useEffect(() => {
     const onKey = (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.('input:not([type=checkbox]), select, textarea')) {
         if (event.key === 'Escape') event.target.blur();
         return;
       }

@@ -35,6 +35,25 @@ export function query(of) {
   return text && '?' + text;
 }
 
+/** Bytes of an address that names instances. A host may take heads of requests of 8 KiB and no more. */
+const LONGEST_ADDRESS = 5000;
+
+/** Splits ids into lists that each fit into an address, with at most so many ids. */
+export function batches(ids, most) {
+  const lists = [];
+  let bytes = Infinity;
+  for (const id of ids) {
+    const own = new URLSearchParams({ instance: id }).toString().length + 1;
+    if (bytes + own > LONGEST_ADDRESS || lists.at(-1).length >= most) {
+      lists.push([]);
+      bytes = 0;
+    }
+    lists.at(-1).push(id);
+    bytes += own;
+  }
+  return lists;
+}
+
 async function refused(answer) {
   const text = await answer.text().catch(() => '');
   let why = text;
@@ -54,17 +73,32 @@ async function request(url, options) {
     if (error.name === 'AbortError') throw error;
     throw new RequestError(0, 'the host does not answer');
   }
-  const date = Date.parse(answer.headers.get('date') ?? '');
-  // The header has whole seconds: a smaller difference says nothing.
-  if (Math.abs(date - Date.now()) > 2000) clockAhead = date - Date.now();
-  else if (date) clockAhead = 0;
+  // An answer out of the browser's cache has the time at which it was made.
+  if (answer.headers.get('cache-control')?.includes('no-store')) {
+    const date = Date.parse(answer.headers.get('date') ?? '');
+    // The header has whole seconds: a smaller difference says nothing.
+    if (Math.abs(date - Date.now()) > 2000) clockAhead = date - Date.now();
+    else if (date) clockAhead = 0;
+  }
   // `/health` answers with its reasons, whatever the status.
   if (!answer.ok && !(url === '/health' && answer.status === 503)) throw await refused(answer);
   return answer;
 }
 
+/** How long an answer may take. A host that is gone without a word would be waited for much longer. */
+const PATIENCE_MS = 15_000;
+
 /** Gets JSON. */
-export const get = (url, signal) => request(url, { signal, headers: { accept: 'application/json' } }).then((a) => a.json());
+export async function get(url, signal) {
+  const patience = AbortSignal.timeout(PATIENCE_MS);
+  try {
+    const answer = await request(url, { signal: signal ? AbortSignal.any([signal, patience]) : patience, headers: { accept: 'application/json' } });
+    return await answer.json();
+  } catch (error) {
+    if (signal?.aborted || error instanceof RequestError) throw error;
+    throw new RequestError(0, 'the host does not answer');
+  }
+}
 
 /** Sends a change, with the admin token. Returns the JSON of the answer, if it has any. */
 export async function change(method, url, body, type) {

@@ -1,7 +1,7 @@
 // The latest samples of the instances that are on the screen, from one stream.
 
 import { useEffect, useState } from './html.js';
-import { query } from './api.js';
+import { batches, query } from './api.js';
 import { followStream } from './stream.js';
 
 /** While the user scrolls, the stream is not opened anew for each row. */
@@ -10,11 +10,21 @@ const SETTLE_MS = 200;
 const samples = new Map();
 const watchers = new Map();
 const stateWatchers = new Set();
-let followed = new Map();
+/** How many components follow an instance, and since when. */
+const followed = new Map();
 let url = '';
 let close = () => {};
 let timer;
 let state = { is: 'idle', since: Date.now(), error: undefined };
+
+/** Time after which a followed instance's latest sample has come, if it has one. */
+const HEARD_MS = 2000;
+
+/** The most instances that one stream can name. */
+const MOST_NAMED = 1000;
+
+/** Returns whether an instance is followed for so long that its samples of now come here. */
+export const isFollowed = (id) => Date.now() - (followed.get(id)?.since ?? Infinity) > HEARD_MS;
 
 /** Returns the latest sample of an instance that came in this page. */
 export const latest = (id) => samples.get(id);
@@ -42,12 +52,14 @@ function onEvent(name, data) {
     for (const some of watchers.values()) for (const watcher of some) watcher(undefined, true);
   } else if (name === 'untracked') {
     samples.delete(data.instance);
+    for (const watcher of watchers.get(data.instance) ?? []) watcher(undefined, true);
   }
 }
 
 function reopen() {
-  const ids = [...followed.keys()].sort();
-  const next = ids.length ? '/v1/stream' + query({ instance: ids }) : '';
+  const lists = batches([...followed.keys()].sort(), MOST_NAMED);
+  // If their names do not fit into an address, all instances are followed.
+  const next = lists.length ? '/v1/stream' + (lists.length > 1 ? '' : query({ instance: lists[0] })) : '';
   if (next === url) return;
   close();
   url = next;
@@ -58,8 +70,8 @@ function reopen() {
 
 function follow(ids, step) {
   for (const id of ids) {
-    const count = (followed.get(id) ?? 0) + step;
-    if (count > 0) followed.set(id, count);
+    const { count = 0, since = Date.now() } = followed.get(id) ?? {};
+    if (count + step > 0) followed.set(id, { count: count + step, since });
     else followed.delete(id);
   }
   clearTimeout(timer);

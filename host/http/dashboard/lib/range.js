@@ -9,6 +9,9 @@ const PART = 1 / 600;
 const LEAST_MS = 1000;
 const MOST_MS = 60_000;
 
+/** After an error, it is asked for again even if nothing new comes. */
+const AFTER_ERROR_MS = 5000;
+
 /** Points of a chart: about one for two pixels of a wide screen. */
 export const POINTS = 600;
 
@@ -34,9 +37,15 @@ export function useRanges(urls, shown, news) {
     const pause = Math.min(MOST_MS, Math.max(LEAST_MS, shown.seconds * 1000 * PART));
     let timer;
     let last = 0;
+    let isAsking = false;
     const ask = async () => {
       clearTimeout(timer);
       timer = undefined;
+      if (isAsking) {
+        timer = setTimeout(ask, pause);
+        return;
+      }
+      isAsking = true;
       last = Date.now();
       const to = shown.isFixed ? shown.until : hostNow() / 1000;
       const range = [shown.isFixed ? shown.since : to - shown.seconds, to];
@@ -44,7 +53,11 @@ export function useRanges(urls, shown, news) {
         const data = await Promise.all(urls.map((url) => get(url, signal)));
         if (!signal.aborted) setKnown({ key, data, range });
       } catch (error) {
-        if (!signal.aborted) setKnown((before) => ({ ...(pathsOf(before.key) === pathsOf(key) ? before : {}), key, error }));
+        if (signal.aborted) return;
+        timer ??= setTimeout(ask, AFTER_ERROR_MS);
+        setKnown((before) => ({ ...(pathsOf(before.key) === pathsOf(key) ? before : {}), key, error }));
+      } finally {
+        isAsking = false;
       }
     };
     const later = (isReset) => {

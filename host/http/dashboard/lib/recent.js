@@ -1,7 +1,7 @@
 // The last minutes of the instances on the screen, for their sparklines.
 
 import { useEffect, useState } from './html.js';
-import { get, hostNow, query } from './api.js';
+import { batches, get, query } from './api.js';
 import { watch } from './live.js';
 
 /** The window of a sparkline, in seconds, and its points. */
@@ -32,10 +32,11 @@ function add(id, sample) {
 
 async function load(ids, fields, signal) {
   const key = fields.join(',');
-  const missing = ids.filter((id) => kept.get(id)?.key !== key);
-  for (let at = 0; at < missing.length; at += AT_ONCE) {
-    const some = missing.slice(at, at + AT_ONCE);
-    const until = Math.floor(hostNow() / 1000);
+  // Samples of an instance that was off the screen for a while did not come here.
+  const isWhole = ({ key: of, left } = {}) => of === key && !(Date.now() - left > STEP_MS);
+  const missing = ids.filter((id) => !isWhole(kept.get(id)));
+  for (const id of ids) if (kept.has(id)) kept.get(id).left = undefined;
+  for (const some of batches(missing, AT_ONCE)) {
     const of = (fields) => '/v1/usage/range' + query({ instance: some, range: `${SPARK_SECONDS}s`, points: POINTS, fields });
     // The host refuses a field that none of these instances has.
     const answer = await get(of(key), signal).catch((error) => {
@@ -44,7 +45,7 @@ async function load(ids, fields, signal) {
     });
     for (const id of some) {
       kept.delete(id);
-      kept.set(id, { key, samples: answer[id] ?? [], at: until });
+      kept.set(id, { key, samples: answer[id] ?? [], left: undefined });
     }
   }
   for (const id of kept.keys()) {
@@ -91,6 +92,7 @@ export function useRecent(ids, fields) {
       clearTimeout(timer);
       clearTimeout(controller.timer);
       ends.forEach((end) => end());
+      for (const id of ids) if (kept.has(id)) kept.get(id).left ??= Date.now();
     };
   }, [key]);
   return { error, loaded };

@@ -5,6 +5,9 @@ import { openEvents } from './api.js';
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 10_000;
 
+/** A page in the background gives its connection back: a browser has six of them to a host without TLS. */
+const REST_AFTER_MS = 30_000;
+
 /** The host sends a comment every 15 s: after three of them are missing, the connection is dead. */
 const SILENCE_MS = 45_000;
 
@@ -17,6 +20,8 @@ export function followStream(url, onEvent, onState) {
   let lastId = '';
   let wait = FIRST_WAIT_MS;
   let isClosed = false;
+  let isResting = false;
+  let rest;
   let timer;
   let controller;
 
@@ -48,24 +53,42 @@ export function followStream(url, onEvent, onState) {
   const connect = async () => {
     controller = new AbortController();
     let why;
+    const patience = setTimeout(() => controller.abort(), SILENCE_MS);
     try {
-      const answer = await openEvents(url, lastId, controller.signal);
+      const answer = await openEvents(url, lastId, controller.signal).finally(() => clearTimeout(patience));
       wait = FIRST_WAIT_MS;
       onState('live');
       await read(answer.body.getReader());
     } catch (error) {
       why = error;
     }
-    if (isClosed) return;
+    if (isClosed || isResting) return;
     onState('lost', why);
     // Not all pages come back at the same moment.
     timer = setTimeout(connect, wait * (0.5 + Math.random() / 2));
     wait = Math.min(wait * 2, LONGEST_WAIT_MS);
   };
 
+  const onVisibility = () => {
+    clearTimeout(rest);
+    if (document.hidden) {
+      rest = setTimeout(() => {
+        isResting = true;
+        clearTimeout(timer);
+        controller.abort();
+      }, REST_AFTER_MS);
+    } else if (isResting) {
+      isResting = false;
+      connect();
+    }
+  };
+
+  document.addEventListener('visibilitychange', onVisibility);
   connect();
   return () => {
     isClosed = true;
+    document.removeEventListener('visibilitychange', onVisibility);
+    clearTimeout(rest);
     clearTimeout(timer);
     controller?.abort();
   };

@@ -42,7 +42,7 @@ function ending(field) {
 function digits(value) {
   const size = Math.abs(value);
   if (size >= 100 || Number.isInteger(value)) return Math.round(value).toString();
-  return Number(value.toFixed(size >= 10 ? 1 : size >= 0.1 ? 2 : 3)).toString();
+  return Number(size >= 10 ? value.toFixed(1) : size >= 0.1 ? value.toFixed(2) : value.toPrecision(2)).toString();
 }
 
 function scaled(value, { scale, after, factor }) {

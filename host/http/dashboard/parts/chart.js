@@ -1,8 +1,8 @@
 // A large chart. All charts of a view have one crosshair and one zoom.
 
-import { html, useEffect, useLayoutEffect, useRef, useState } from '../lib/html.js';
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from '../lib/html.js';
 import { axisRange, axisSteps, formatted } from '../lib/units.js';
-import { axisTime, dateInZone, timeText } from '../lib/time.js';
+import { axisTime, dateInZone, isUtc, timeText } from '../lib/time.js';
 import { summary } from '../lib/series.js';
 import { LINES, DASHES, colour, watchTheme } from '../lib/theme.js';
 
@@ -15,7 +15,7 @@ const KEY_STEP = 0.02;
 const { uPlot } = window;
 
 /** Joins the columns of all lines into the rows that uPlot draws. */
-const joined = (lines) => uPlot.join(lines.map(({ table }) => table), lines.map(({ table }) => table.map(() => 1)));
+const joined = (lines) => (lines.length === 0 ? [[]] : uPlot.join(lines.map(({ table }) => table), lines.map(({ table }) => table.map(() => 1))));
 
 /** Returns the series and the bands of the lines. The order is that of the joined columns. */
 function looks(lines) {
@@ -25,7 +25,7 @@ function looks(lines) {
     const name = isLimit ? 'line-limit' : LINES[nth % LINES.length];
     const stroke = colour(name);
     const dash = isLimit ? [6, 6] : DASHES[nth % DASHES.length];
-    series.push({ label, stroke, dash, width: 1.5, points: { show: pointsShown, size: 5, fill: stroke } });
+    series.push({ label, stroke, dash, width: 1.5, points: { show: pointsShown, filter: lonely, size: 5, fill: stroke } });
     if (table.length > 2) {
       const edge = { stroke: 'transparent', width: 0, points: { show: false } };
       const min = series.push({ ...edge, label: `${label} minimum` }) - 1;
@@ -36,8 +36,26 @@ function looks(lines) {
   return { series, bands };
 }
 
-/** Raw readings are shown as points when there is room for them, and single ones always. */
+/** Readings are shown as points when there is room for them. */
 const pointsShown = (chart, nth, first, last) => last - first < chart.bbox.width / devicePixelRatio / 8;
+
+/** Returns the readings with a gap on both sides, which no line shows, if not all are shown as points. */
+function lonely(chart, nth, isShown) {
+  if (isShown) return null;
+  const values = chart.data[nth];
+  const [first, last] = chart.series[0].idxs;
+  // Where only another line has a point, the value is undefined, and that is no gap.
+  const next = (at, step) => {
+    let near = at + step;
+    while (near >= 0 && near < values.length && values[near] === undefined) near += step;
+    return values[near] ?? null;
+  };
+  const found = [];
+  for (let at = first; at <= last; at += 1) {
+    if ((values[at] ?? null) !== null && next(at, -1) === null && next(at, 1) === null) found.push(at);
+  }
+  return found.length ? found : null;
+}
 
 function axes(field) {
   const font = '12px system-ui, sans-serif';
@@ -158,7 +176,9 @@ export function Chart({ name, lines, field, range, onZoom, onBack, json }) {
   const handlers = useRef({});
   handlers.current = { range, onZoom, onBack, onCursor: (idx) => setAt(idx ?? null) };
   const shape = lines.map((line) => `${line.label}:${line.table.length}:${!!line.isLimit}`).join('|');
-  const rows = lines.length ? joined(lines) : [[]];
+  const rows = useMemo(() => joined(lines), [lines]);
+  const words = useMemo(() => spoken(name, lines, field), [name, lines, field]);
+  const values = useMemo(() => isOpen && html`<${Values} lines=${lines} field=${field} rows=${rows} />`, [isOpen, rows, field, isUtc()]);
 
   useLayoutEffect(() => {
     chart.current = draw(place.current, { lines, field }, handlers);
@@ -171,7 +191,7 @@ export function Chart({ name, lines, field, range, onZoom, onBack, json }) {
       observer.disconnect();
       chart.current.destroy();
     };
-  }, [shape, field, colours]);
+  }, [shape, field, colours, isUtc()]);
   useLayoutEffect(() => chart.current.setData(rows), [lines]);
   useEffect(() => watchTheme(() => setColours((count) => count + 1)), []);
 
@@ -183,7 +203,7 @@ export function Chart({ name, lines, field, range, onZoom, onBack, json }) {
     const middle = chart.current.posToVal(left, 'x');
     if (event.key === 'ArrowLeft' || event.key === 'ArrowRight') {
       const step = (event.key === 'ArrowLeft' ? -1 : 1) * width * KEY_STEP;
-      chart.current.setCursor({ left: Math.min(width, Math.max(0, left + step)), top: height / 2 });
+      chart.current.setCursor({ left: Math.min(width, Math.max(0, left + step)), top: height / 2 }, true, true);
     } else if (event.key === '+') onZoom?.(middle - seconds, middle + seconds);
     else if (event.key === '-') onBack?.();
     else return;
@@ -195,11 +215,11 @@ export function Chart({ name, lines, field, range, onZoom, onBack, json }) {
       <h3>${name}</h3>
       <${Legend} lines=${lines} field=${field} at=${at} rows=${rows} />
     </figcaption>
-    <div class="plot" ref=${place} role="img" tabindex="0" aria-label=${spoken(name, lines, field)} onKeyDown=${onKey}></div>
+    <div class="plot" ref=${place} role="img" tabindex="0" aria-label=${words} onKeyDown=${onKey}></div>
     <div class="below">
       <details onToggle=${(event) => setOpen(event.currentTarget.open)}>
         <summary>Values</summary>
-        ${isOpen && html`<${Values} lines=${lines} field=${field} rows=${rows} />`}
+        ${values}
       </details>
       ${json && html`<a href=${json} target="_blank" rel="noopener">JSON</a>`}
     </div>

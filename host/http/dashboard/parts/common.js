@@ -19,12 +19,18 @@ export function State({ is }) {
   return html`<span class="state ${KINDS[mark] ?? 'plain'}"><span aria-hidden="true">${mark}</span> ${is}</span>`;
 }
 
+/** Loads the page again, which asks for a token and then shows the same view. */
+export function loggedIn(event) {
+  event.preventDefault();
+  location.reload();
+}
+
 /** What went wrong, and what to do. */
 export function Problem({ error, what }) {
   if (!error) return null;
   const is401 = error.status === 401;
   return html`<p class="problem" role="alert">
-    ${what}: ${error.message}. ${is401 && html`<a href="/" onClick=${() => location.reload()}>Log in</a>`}
+    ${what}: ${error.message}. ${is401 && html`<a href="/" onClick=${loggedIn}>Log in</a>`}
   </p>`;
 }
 
@@ -45,7 +51,8 @@ export function Meter({ name, used, most, text }) {
 /** Chooses the window of a view, and keeps it in the URL. */
 export function RangePicker({ params }) {
   const shown = windowOf(params);
-  const [isOpen, setOpen] = useState(false);
+  // The times that the form began with: what the user types stays when the view is drawn again.
+  const [opened, setOpened] = useState();
   const choose = (range) => setParams({ range, since: undefined, until: undefined }, false);
   const now = hostNow();
   const [since, until] = shown.isFixed ? [shown.since * 1000, shown.until * 1000] : [now - shown.seconds * 1000, now];
@@ -58,15 +65,15 @@ export function RangePicker({ params }) {
       event.currentTarget.reportValidity();
       return;
     }
-    setOpen(false);
+    setOpened(undefined);
     setParams({ range: undefined, since: Math.floor(from / 1000), until: Math.ceil(to / 1000) }, false);
   };
   return html`<div class="ranges" role="group" aria-label="Range">
     ${Object.keys(RANGES).map((range) => html`<button aria-pressed=${shown.range === range} onClick=${() => choose(range)}>${range}</button>`)}
-    <button aria-pressed=${shown.isFixed} aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>custom</button>
-    ${isOpen && html`<form class="custom" onSubmit=${onSubmit} onInput=${(event) => event.currentTarget.elements.until.setCustomValidity('')}>
-      <label>from <input type="datetime-local" step="1" name="since" required value=${forInput(since)} /></label>
-      <label>to <input type="datetime-local" step="1" name="until" required value=${forInput(until)} /></label>
+    <button aria-pressed=${shown.isFixed} aria-expanded=${!!opened} onClick=${() => setOpened(opened ? undefined : [since, until])}>custom</button>
+    ${opened && html`<form class="custom" onSubmit=${onSubmit} onInput=${(event) => event.currentTarget.elements.until.setCustomValidity('')}>
+      <label>from <input type="datetime-local" step="1" name="since" required defaultValue=${forInput(opened[0])} /></label>
+      <label>to <input type="datetime-local" step="1" name="until" required defaultValue=${forInput(opened[1])} /></label>
       <button>Show</button>
     </form>`}
   </div>`;

@@ -1,6 +1,6 @@
 // The application as a whole: the snapshot's numbers with their trend, and where they come from.
 
-import { html, useEffect, useMemo, useState } from '../lib/html.js';
+import { html, useMemo, useState } from '../lib/html.js';
 import { hostNow } from '../lib/api.js';
 import { useClock, usePolled } from '../lib/polled.js';
 import { followStream } from '../lib/stream.js';
@@ -8,7 +8,7 @@ import { rangeUrl, useRanges } from '../lib/range.js';
 import { columns } from '../lib/series.js';
 import { formatted, title } from '../lib/units.js';
 import { age, windowOf } from '../lib/time.js';
-import { link } from '../lib/route.js';
+import { link, setParams } from '../lib/route.js';
 import { zoomBack, zoomTo } from '../lib/zoom.js';
 import { Chart } from '../parts/chart.js';
 import { Sparkline } from '../parts/sparkline.js';
@@ -50,14 +50,14 @@ export function Application({ params }) {
   const shown = windowOf(params);
   const whole = usePolled('/v1/snapshot', SOURCES_MS);
   const now = useClock(1000) && hostNow();
-  const [chosen, setChosen] = useState();
   const [error, setError] = useState();
   const ranges = useRanges([rangeUrl('/v1/snapshot/range', shown, { bands: 1 })], shown, (on) =>
     followStream('/v1/snapshot/stream', (name) => (name === 'usage' ? on(false) : on(true)), (state, problem) => setError(state === 'lost' ? problem : undefined)),
   );
-  useEffect(() => setChosen(undefined), [params.get('range')]);
   const samples = ranges.data?.[0] ?? [];
   const fields = useMemo(() => [...new Set(samples.flatMap((sample) => Object.keys(sample)))].filter((field) => field !== 'at' && !/_(min|max)$/.test(field)), [ranges.data]);
+  const field = fields.includes(params.get('field')) ? params.get('field') : fields[0];
+  const lines = useMemo(() => [{ label: '', table: columns(samples, field) }], [ranges.data, field]);
   const document = whole.data;
   return html`<section class="application-view">
     <div class="bar"><${Heading} title="Application" /><${RangePicker} params=${params} />
@@ -72,11 +72,10 @@ export function Application({ params }) {
       <div class="tiles">
         ${Object.entries(SECTIONS).filter(([key]) => document[key]).map(([key, name]) => html`<${Tile} key=${key} section=${key} name=${name} values=${document[key]} samples=${samples} range=${ranges.range} />`)}
       </div>
-      ${fields.length > 0 && html`<label>Chart <select value=${chosen ?? fields[0]} onChange=${(event) => setChosen(event.currentTarget.value)}>
-        ${fields.map((field) => html`<option value=${field}>${title(field)}</option>`)}
+      ${fields.length > 0 && html`<label>Chart <select value=${field} onChange=${(event) => setParams({ field: event.currentTarget.value })}>
+        ${fields.map((one) => html`<option value=${one}>${title(one)}</option>`)}
       </select></label>
-      <div class="charts"><${Chart} key=${chosen ?? fields[0]} name=${title(chosen ?? fields[0])} field=${chosen ?? fields[0]}
-        lines=${[{ label: '', table: columns(samples, chosen ?? fields[0]) }]} range=${() => ranges.range} onZoom=${zoomTo} onBack=${zoomBack}
-        json=${rangeUrl('/v1/snapshot/range', shown, { bands: 1, fields: chosen ?? fields[0] })} /></div>`}`}
+      <div class="charts"><${Chart} key=${field} name=${title(field)} field=${field} lines=${lines} range=${() => ranges.range} onZoom=${zoomTo} onBack=${zoomBack}
+        json=${rangeUrl('/v1/snapshot/range', shown, { bands: 1, fields: field })} /></div>`}`}
   </section>`;
 }

@@ -12,6 +12,7 @@ import { link, setParams } from '../lib/route.js';
 import { zoomBack, zoomTo } from '../lib/zoom.js';
 import { Chart } from '../parts/chart.js';
 import { Heading, Loading, Problem, RangePicker } from '../parts/common.js';
+import { labelSearch } from './overview.js';
 
 /** Lines in one chart: more cannot be told apart. */
 const MOST = 6;
@@ -58,11 +59,10 @@ export function Compare({ params }) {
     const wanted = params.get('fields')?.split(',').filter(Boolean);
     return (wanted ?? known).flatMap((field) => {
       const lines = ids.map((id) => ({ label: id, table: columns(byId?.[id] ?? [], field) }));
-      const each = { name: title(field), field, json: many && `${many}&fields=${field}`, lines: lines.filter(({ table }) => table[0].length > 0) };
-      if (!sums) return [each];
+      const each = { name: title(field), field, json: many && `${many}&fields=${encodeURIComponent(field)}`, lines: lines.filter(({ table }) => table[0].length > 0) };
       // A sum is much larger than its parts: in one chart with them, it would press them flat.
-      const sum = { name: `${title(field)}, together`, field, json: `${total}&fields=${field}`, lines: [{ label: `${workload} together`, table: columns(sums, field) }] };
-      return [sum, each].filter((chart) => chart.lines[0]?.table[0].length);
+      const sum = sums && { name: `${title(field)}, together`, field, json: `${total}&fields=${encodeURIComponent(field)}`, lines: [{ label: `${workload} together`, table: columns(sums, field) }] };
+      return [sum, each].filter((chart) => chart?.lines[0]?.table[0].length);
     });
   }, [data, params.toString()]);
 
@@ -78,7 +78,7 @@ export function Compare({ params }) {
         <button aria-label="Leave out ${id}" onClick=${() => setParams({ instance: named.filter((one) => one !== id) })}>×</button></span>`)}
       <${Adder} all=${(list.data ?? []).map((one) => one.id)} chosen=${named} onAdd=${(id) => setParams({ instance: [...named, id] })} />
     </div>
-    ${all.length > MOST && html`<p class="quiet" role="note">The charts show ${MOST} of ${all.length} instances. <a href=${link([], { q: workload ? `workload=${workload}` : '' })}>All of them</a></p>`}
+    ${all.length > MOST && html`<p class="quiet" role="note">The charts show ${MOST} of ${all.length} instances. <a href=${link([], { q: workload ? labelSearch('workload', workload) : '' })}>All of them</a></p>`}
     <${Problem} error=${list.error ?? error} what="The charts are not up to date" />
     ${urls.length === 0 && html`<p>Choose instances here, or mark them in the <a href="#/">list</a>.</p>`}
     ${urls.length > 0 && !data && !error && html`<${Loading} what="history" />`}

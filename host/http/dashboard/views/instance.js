@@ -12,7 +12,7 @@ import { link } from '../lib/route.js';
 import { zoomBack, zoomTo } from '../lib/zoom.js';
 import { Chart } from '../parts/chart.js';
 import { Heading, Loading, Problem, RangePicker, State } from '../parts/common.js';
-import { stateOf } from './overview.js';
+import { labelSearch, stateOf } from './overview.js';
 
 const LIST_MS = 10_000;
 
@@ -27,7 +27,7 @@ function Facts({ instance, sample, intervals }) {
     <${State} is=${state} />
     ${last && html`<span>last sample ${timeText(Date.parse(last))} <b class=${state}>${age(hostNow() - Date.parse(last))} ago</b></span>`}
     ${instance.samplers.length > 0 && html`<span>from ${instance.samplers.map((name, nth) => html`${nth > 0 && ', '}<a href=${link(['plugins', name])}>${name}</a>`)}</span>`}
-    ${Object.entries(instance.labels).map(([key, value]) => html`<a class="label" href=${link([], { q: `${key}=${value}` })}>${key}=${value}</a>`)}
+    ${Object.entries(instance.labels).map(([key, value]) => html`<a class="label" href=${link([], { q: labelSearch(key, value) })}>${key}=${value}</a>`)}
   </p>`;
 }
 
@@ -59,7 +59,7 @@ export function Instance({ id, params, intervals }) {
     </div>
     <${Problem} error=${instance.error} what=${`The instance ${id} cannot be shown`} />
     <${Problem} error=${error} what="Its history is not up to date" />
-    ${instance.data && html`<${Facts} instance=${instance.data} sample=${sample} intervals=${intervals} />`}
+    ${instance.data && instance.error?.status !== 404 && html`<${Facts} instance=${instance.data} sample=${sample} intervals=${intervals} />`}
     ${!data && !error && html`<${Loading} what="history" />`}
     ${data && charts.length === 0 && html`<p>No readings in this window. <a href=${link(['instance', id], { range: '7d' })}>Show 7 days</a></p>`}
     <div class="charts">

@@ -1,8 +1,8 @@
 // All instances: the latest values of the fields that matter, live, with the shape of the last half hour.
 
 import { html, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from '../lib/html.js';
-import { get, hostNow, query } from '../lib/api.js';
-import { latest, learn, useFollowed, useLatest } from '../lib/live.js';
+import { batches, get, hostNow, query } from '../lib/api.js';
+import { isFollowed, latest, learn, useFollowed, useLatest } from '../lib/live.js';
 import { SPARK_SECONDS, recent, useRecent } from '../lib/recent.js';
 import { useClock, usePolled } from '../lib/polled.js';
 import { columns } from '../lib/series.js';
@@ -22,6 +22,9 @@ const MORE_ROWS = 5;
 const DEFAULT_FIELDS = 4;
 const MOST_FIELDS = 12;
 
+/** Instances whose fields are offered: some of all of them. */
+const LOOKED_AT = 100;
+
 /** Width that the name and each field need. */
 const NAME_WIDTH = 300;
 const FIELD_WIDTH = 170;
@@ -37,32 +40,44 @@ const CLOCK_MS = 5000;
 const STALE_INTERVALS = 3;
 const STALE_LEAST_MS = 15_000;
 
-/** Returns the state of an instance in a word. `intervals`: seconds by plugin. */
-export function stateOf(instance, intervals) {
+/**
+ * Returns the state of an instance in a word. `intervals`: seconds by plugin. `asOf`: when the list came that it is of;
+ * of instances that are not followed, nothing newer is known.
+ */
+export function stateOf(instance, intervals, asOf) {
   if (instance.state === 'ended' || instance.state === 'paused') return instance.state;
   const last = lastAt(instance);
   if (!last) return 'no data yet';
   const interval = Math.max(0, ...instance.samplers.map((name) => intervals[name] ?? 0));
-  return hostNow() - last > Math.max(STALE_LEAST_MS, interval * 1000 * STALE_INTERVALS) ? 'stale' : 'live';
+  const now = asOf === undefined || isFollowed(instance.id) ? hostNow() : asOf;
+  return now - last > Math.max(STALE_LEAST_MS, interval * 1000 * STALE_INTERVALS) ? 'stale' : 'live';
 }
 
 const lastAt = (instance) => Math.max(Date.parse(latest(instance.id)?.at ?? 0) || 0, Date.parse(instance.last_at ?? 0) || 0);
+
+/** Splits what was searched for into words; what is in quotes is one word. */
+const wordsOf = (search) => (search.match(/(?:[^\s"]|"[^"]*")+/g) ?? []).map((word) => word.replaceAll('"', '').toLowerCase());
+
+/** Returns the search for a label. */
+export const labelSearch = (key, value) => (/\s/.test(value) ? `${key}="${value}"` : `${key}=${value}`);
 
 /** Returns whether an instance has what was searched for: words in its id or labels, and labels as `key=value`. */
 function matches(instance, words) {
   const text = `${instance.id} ${Object.values(instance.labels).join(' ')}`.toLowerCase();
   return words.every((word) => {
     const [key, ...value] = word.split('=');
-    if (value.length && key in instance.labels) return instance.labels[key].toLowerCase() === value.join('=');
-    return value.length === 0 && text.includes(word);
+    const own = value.length > 0 && Object.entries(instance.labels).find(([name]) => name.toLowerCase() === key);
+    return own ? own[1].toLowerCase() === value.join('=') : text.includes(word);
   });
 }
 
-function compare(sort, isDown, intervals) {
+const collator = new Intl.Collator(undefined, { numeric: true });
+
+function compare(sort, isDown, intervals, asOf) {
   const way = isDown ? -1 : 1;
-  const byId = (a, b) => a.id.localeCompare(b.id, undefined, { numeric: true });
+  const byId = (a, b) => collator.compare(a.id, b.id);
   if (sort === 'id') return (a, b) => way * byId(a, b);
-  if (sort === 'state') return (a, b) => way * stateOf(a, intervals).localeCompare(stateOf(b, intervals)) || byId(a, b);
+  if (sort === 'state') return (a, b) => way * stateOf(a, intervals, asOf).localeCompare(stateOf(b, intervals, asOf)) || byId(a, b);
   return (a, b) => {
     const [left, right] = [latest(a.id)?.[sort], latest(b.id)?.[sort]];
     // Instances without the field come last, whichever way.
@@ -84,10 +99,10 @@ function rowsOf(instances, isGrouped) {
   return names.flatMap((name) => [{ group: name, count: groups.get(name).length }, ...groups.get(name)]);
 }
 
-function Row({ instance, fields, intervals, range, index, isChosen, onChoose }) {
+function Row({ instance, fields, intervals, asOf, range, index, isChosen, onChoose }) {
   const sample = useLatest(instance.id);
   const { id, labels } = instance;
-  const state = stateOf(instance, intervals);
+  const state = stateOf(instance, intervals, asOf);
   const last = lastAt(instance);
   const history = recent(id);
   const to = hostNow() / 1000;
@@ -95,7 +110,7 @@ function Row({ instance, fields, intervals, range, index, isChosen, onChoose }) 
     <th scope="row">
       <input type="checkbox" aria-label="Compare ${id}" checked=${isChosen} onChange=${() => onChoose(id)} />
       <a href=${link(['instance', id], { range })}>${id}</a>
-      <span class="labels">${Object.entries(labels).map(([key, value]) => html`<button class="label" title="Filter by ${key}=${value}" onClick=${() => setParams({ q: `${key}=${value}` }, false)}>${value}</button>`)}</span>
+      <span class="labels">${Object.entries(labels).map(([key, value]) => html`<button class="label" title="Filter by ${key}=${value}" onClick=${() => setParams({ q: labelSearch(key, value) }, false)}>${value}</button>`)}</span>
     </th>
     <td class="state-cell"><${State} is=${state} />${state === 'stale' && html` <small>${age(hostNow() - last)}</small>`}</td>
     ${fields.map((field) => html`<td>
@@ -137,7 +152,7 @@ function drawRows(before, rows, first, common, picked) {
   rows.forEach((row, nth) => {
     const key = row.id ?? `\0${row.group}`;
     const isChosen = picked.has(row.id);
-    const by = [row, first + nth, isChosen, common.fields.join(), common.intervals, common.range, common.tick, common.loaded];
+    const by = [row, first + nth, isChosen, common.fields.join(), common.intervals, common.asOf, common.range, common.tick, common.loaded];
     const known = before.get(key);
     const isSame = known?.by.every((one, at) => one === by[at]);
     const index = first + nth + 2;
@@ -202,20 +217,25 @@ export function Overview({ params, intervals }) {
 
   // Which fields there are is read from some instances, once: columns must not change while one looks.
   const [found, setFound] = useState([]);
+  const [fieldsError, setFieldsError] = useState();
   useEffect(() => {
     if (found.length || !instances.length) return;
-    const some = instances.filter((one) => one.last_at).slice(0, 100).map((one) => one.id);
-    if (!some.length) return;
+    const heard = instances.filter((one) => one.last_at);
+    const step = Math.ceil(heard.length / LOOKED_AT);
+    const [some] = batches(heard.filter((_, nth) => nth % step === 0).map((one) => one.id), LOOKED_AT);
+    if (!some) return;
     get('/v1/usage' + query({ instance: some })).then((samples) => {
       Object.entries(samples).forEach(([id, sample]) => learn(id, sample));
       setFound(fieldsOf(Object.values(samples)));
-    }, () => {});
+      setFieldsError(undefined);
+    }, setFieldsError);
   }, [list.data]);
   const chosen = params.get('fields')?.split(',').filter(Boolean) ?? found.slice(0, DEFAULT_FIELDS);
 
-  const words = search.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = wordsOf(search);
+  const asOf = useMemo(() => hostNow(), [list.data]);
   const rows = useMemo(
-    () => rowsOf(instances.filter((one) => matches(one, words)).sort(compare(sort, isDown, intervals)), isGrouped),
+    () => rowsOf(instances.filter((one) => matches(one, words)).sort(compare(sort, isDown, intervals, asOf)), isGrouped),
     [list.data, values.data, search, sort, isDown, isGrouped, intervals],
   );
 
@@ -236,13 +256,13 @@ export function Overview({ params, intervals }) {
   const range = params.get('range');
   const count = 2 + fields.length;
   const drawn = useRef(new Map());
-  const common = { fields, intervals, range, tick, loaded, count, onChoose: pick };
+  const common = { fields, intervals, asOf, range, tick, loaded, count, onChoose: pick };
   drawn.current = drawRows(drawn.current, shown, first, common, picked);
   const matching = rows.filter((row) => row.id).length;
   const states = useMemo(() => {
     const counts = {};
     for (const one of instances) {
-      const state = stateOf(one, intervals);
+      const state = stateOf(one, intervals, asOf);
       counts[state] = (counts[state] ?? 0) + 1;
     }
     return Object.entries(counts);
@@ -254,11 +274,12 @@ export function Overview({ params, intervals }) {
       <span class="states">${states.map(([state, number]) => html`<span>${number} <${State} is=${state} /></span>`)}</span>
       <label class="search">Search <input id="search" type="search" value=${search} placeholder="name, or label=value" onInput=${(event) => setParams({ q: event.currentTarget.value })} /></label>
       <label><input type="checkbox" checked=${isGrouped} onChange=${() => setParams({ group: isGrouped ? undefined : '1' })} /> by workload</label>
+      ${fields.length < chosen.length && html`<span class="quiet" role="note">${chosen.length - fields.length} more do not fit this width</span>`}
       <${FieldChooser} all=${[...new Set([...chosen, ...found])]} chosen=${chosen} />
       ${picked.size > 0 && html`<a class="button" href=${link(['compare'], { instance: [...picked], range })}>Compare ${picked.size}</a>
         <button onClick=${() => setPicked(new Set())}>Clear</button>`}
     </div>
-    <${Problem} error=${list.error} what="The list of instances is not up to date" />
+    <${Problem} error=${list.error ?? values.error ?? fieldsError} what="The list of instances is not up to date" />
     <${Problem} error=${error} what="The history of the last half hour cannot be shown" />
     ${!list.data && !list.error && html`<${Loading} what="instances" />`}
     ${list.data && !instances.length && html`<p>No instance yet. A sampler that discovers instances, <code>PUT /v1/instances/{id}</code> or <code>[[instances]]</code> in the configuration brings the first. <a href="/docs/getting-started">Getting started</a></p>`}

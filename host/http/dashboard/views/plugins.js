@@ -10,7 +10,7 @@ import { Heading, Loading, Meter, Paste, Problem, State } from '../parts/common.
 
 const POLL_MS = 3000;
 
-/** The largest component that the page sends; the host has its own limit. */
+/** The names that plugins can have. */
 const NAME = /^[A-Za-z0-9_-]{1,64}$/;
 
 const ago = (text) => `${age(hostNow() - Date.parse(text))} ago`;
@@ -18,6 +18,8 @@ const ahead = (text) => {
   const ms = Date.parse(text) - hostNow();
   return ms > 0 ? `in ${age(ms)}` : 'now';
 };
+
+const focused = (input) => input?.focus();
 
 /** Asks for the admin token, once for this page. */
 function AdminForm({ onDone }) {
@@ -27,7 +29,7 @@ function AdminForm({ onDone }) {
     onDone();
   };
   return html`<form class="admin" onSubmit=${onSubmit}>
-    <label>Admin token <input type="password" name="token" autocomplete="off" required /></label> <button>Use</button>
+    <label>Admin token <input ref=${focused} type="password" name="token" autocomplete="off" required /></label> <button>Use</button>
     <small>It is in <code>admin.token</code> in the host's data directory. This page forgets it when it is closed.</small>
   </form>`;
 }
@@ -90,8 +92,8 @@ function Backtrace({ of, what }) {
 function lines(plugin) {
   const kinds = { read: [], http: [], env: [], dirs: [] };
   for (const need of plugin.missing) {
-    const [, kind, value] = need.match(/^(read|http|env|dirs):?\s+(.*)$/) ?? [];
-    if (kind) kinds[kind].push(value);
+    const [, kind, value] = need.match(/^(read|http|env|dir)\s+(.*)$/) ?? [];
+    if (kind) kinds[kind === 'dir' ? 'dirs' : kind].push(value);
   }
   const grants = Object.entries(kinds)
     .map(([kind, missing]) => [kind, missing, [...(plugin.grants[kind] ?? []), ...missing]])
@@ -114,7 +116,7 @@ function Detail({ name, run, result, askToken, needsToken }) {
   const { data: plugin, error } = usePolled(path('v1', 'plugins', name), POLL_MS);
   useClock(1000);
   const dialog = useRef();
-  if (error && !plugin) return html`<${Problem} error=${error} what=${`The plugin ${name} cannot be shown`} />`;
+  if (error && (!plugin || error.status === 404)) return html`<${Heading} title=${name} /><${Result} result=${result} /><${Problem} error=${error} what=${`The plugin ${name} cannot be shown`} />`;
   if (!plugin) return html`<${Loading} what=${name} />`;
   const act = (what, verb, method = 'POST') => () => (needsToken() ? askToken() : run(what, method, path('v1', 'plugins', name, ...verb)));
   const { limits } = plugin;
@@ -124,17 +126,18 @@ function Detail({ name, run, result, askToken, needsToken }) {
       <${State} is=${plugin.state} />
       ${plugin.waiting_for && html`<span class="quiet">waits for ${plugin.waiting_for}</span>`}
       <button onClick=${act(`Reloading ${name}`, ['reload'])}>Reload</button>
-      ${plugin.state === 'quarantined'
-        ? html`<button onClick=${act(`Releasing ${name}`, ['release'])}>Release</button>`
-        : html`<button onClick=${act(`The quarantine of ${name}`, ['quarantine'])}>Quarantine</button>`}
+      ${['quarantined', 'backoff'].includes(plugin.state) && html`<button onClick=${act(`Releasing ${name}`, ['release'])}>Release</button>`}
+      ${plugin.state !== 'quarantined' && html`<button onClick=${act(`The quarantine of ${name}`, ['quarantine'])}>Quarantine</button>`}
       ${!plugin.bundled && !plugin.native && html`<button onClick=${() => dialog.current.showModal()}>Remove …</button>`}
       <a href=${path('v1', 'plugins', name)} target="_blank" rel="noopener">JSON</a>
     </div>
-    <dialog ref=${dialog}><form method="dialog"><p>Remove the plugin <b>${name}</b>? Its file is deleted; its history stays until it is too old.</p>
+    <dialog ref=${dialog} aria-label="Remove ${name}"><form method="dialog"><p>Remove the plugin <b>${name}</b>? Its file is deleted; its history stays until it is too old.</p>
       <button>Keep</button> <button class="danger" onClick=${act(`Removing ${name}`, [], 'DELETE')}>Remove</button></form></dialog>
     <${Result} result=${result} />
+    <${Problem} error=${error} what="What is shown of the plugin is not up to date" />
     <p>${plugin.about}</p>
     ${plugin.quarantined && html`<p class="problem"><b>In quarantine:</b> ${plugin.quarantined}${plugin.retry_at ? `; the host tries it again ${ahead(plugin.retry_at)}` : ''}</p>`}
+    ${plugin.state === 'backoff' && plugin.retry_at && html`<p class="problem">It waits after a failure; the host tries it again ${ahead(plugin.retry_at)}.</p>`}
     ${plugin.restored && html`<p class="problem">An earlier version runs, because the newest does not work.</p>`}
     ${plugin.preparing && html`<p role="status">A newer version is being compiled and tried.</p>`}
     <${Backtrace} of=${plugin.refused} what="The newest version was refused" />

@@ -26,13 +26,13 @@ export function System() {
       <section><h2>Host</h2><dl class="pairs">
         <div><dt>version</dt><dd>${host.version}</dd></div>
         <div><dt>running for</dt><dd>${duration(Math.max(0, (hostNow() - Date.parse(host.started_at)) / 1000))}, since ${timeText(Date.parse(host.started_at))}</dd></div>
-        <div><dt>memory</dt><dd>${size(host.memory_bytes)}</dd></div>
+        <div><dt>memory</dt><dd>${host.memory_bytes === undefined ? 'unknown' : size(host.memory_bytes)}</dd></div>
         <div><dt>instances</dt><dd>${count(host.instances)}</dd></div>
         <div><dt>streams</dt><dd>${count(host.streams)}</dd></div>
         <div><dt>connections</dt><dd>${count(host.connections)}</dd></div>
         <div><dt>samples lost</dt><dd>${count(host.samples_dropped)}</dd></div>
       </dl></section>
-      <section><h2>History on disk</h2>${host.history.on
+      <section><h2>History on disk</h2>${host.history.error && html`<p class="problem"><b>It cannot be written:</b> ${host.history.error}</p>`}${host.history.on
         ? html`<${Meter} name="Disk" used=${host.history.bytes} most=${host.history.most_bytes} text=${`${size(host.history.bytes)} of ${size(host.history.most_bytes)}`} />
           <dl class="pairs"><div><dt>rows not yet written</dt><dd>${count(host.history.unwritten_rows)}</dd></div></dl>`
         : html`<p class="quiet">Off: history is in memory alone.</p>`}</section>
