@@ -25,6 +25,11 @@ const FILES: [(&str, &str); 13] = wit![
     "deps/io/io.wit"
 ];
 
+/// Returns the contract's files as one text.
+pub(crate) fn contract_text() -> String {
+    FILES.iter().map(|(name, text)| format!("{name}\n{text}\n")).collect()
+}
+
 /// Writes the files of the contract into a folder.
 pub(crate) fn write_contract(folder: &Path) -> Result<()> {
     for (name, text) in FILES {

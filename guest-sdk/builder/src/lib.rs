@@ -28,6 +28,7 @@ mod debian;
 mod plugin;
 mod progress;
 mod project;
+mod reuse;
 mod script;
 mod template;
 mod toolchain;

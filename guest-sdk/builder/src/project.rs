@@ -35,9 +35,9 @@ impl Project {
     }
 
     /// Builds the plugin and returns its component's bytes. A wasm toolchain for Rust is looked for in the given
-    /// folders, and fetched into the last one if none has it. What Rust plugins have in common is compiled once, into
-    /// `shared`, unless the user chose a target directory.
-    pub fn build(&self, toolchains: &[PathBuf], shared: Option<&Path>) -> Result<Vec<u8>> {
+    /// folders, and fetched into the last one if none has it. In `cache`, what Rust plugins have in common is compiled
+    /// once, unless the user chose a target directory, and components of other languages are kept.
+    pub fn build(&self, toolchains: &[PathBuf], cache: Option<&Path>) -> Result<Vec<u8>> {
         match self {
             Self::Rust(plugin) => {
                 let known = std::iter::once(plugin.target_dir()).chain(toolchains.iter().map(PathBuf::as_path));
@@ -47,13 +47,13 @@ impl Project {
                     Some(found) => found,
                     None => Toolchain::find_or_fetch(last)?,
                 };
-                let shared = shared.filter(|_| std::env::var_os("CARGO_TARGET_DIR").is_none());
+                let shared = cache.filter(|_| std::env::var_os("CARGO_TARGET_DIR").is_none());
                 match shared {
-                    Some(shared) => plugin.build_in(shared, &toolchain, Network::Allowed),
+                    Some(cache) => plugin.build_in(&cache.join("rust"), &toolchain, Network::Allowed),
                     None => plugin.build(&toolchain, Network::Allowed),
                 }
             }
-            Self::Script(plugin) => plugin.build(),
+            Self::Script(plugin) => plugin.build(cache),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Plugins in languages whose tools make a component from one file: Python and JavaScript.
 
-use crate::contract::write_contract;
+use crate::contract::{contract_text, write_contract};
+use crate::reuse::{Inputs, reuse};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -90,8 +91,33 @@ impl Script {
         &self.name
     }
 
-    /// Makes the component with the language's tool. The tool's messages go to standard error.
-    pub fn build(&self) -> Result<Vec<u8>> {
+    /// Makes the component with the language's tool, unless `cache` has it from the same files and the same tool. The
+    /// tool's messages go to standard error.
+    pub fn build(&self, cache: Option<&Path>) -> Result<Vec<u8>> {
+        match cache.map(|cache| (cache, self.inputs())) {
+            Some((cache, Ok(inputs))) => reuse(&cache.join("components"), inputs, || self.build_anew()),
+            _ => self.build_anew(),
+        }
+    }
+
+    /// Returns everything that the component depends on. An error: it is not known, and the component is built anew.
+    fn inputs(&self) -> Result<Inputs> {
+        let mut inputs = Inputs::new();
+        inputs.text(&contract_text());
+        inputs.text(&self.world);
+        let program = match self.language {
+            Language::Python => self.componentize_py(),
+            Language::JavaScript if self.chose_componentize_js => {
+                self.installed(COMPONENTIZE_JS).map(|package| package.join("package.json")).find(|file| file.exists())
+            }
+            Language::JavaScript => self.componentize_qjs_program(),
+        };
+        inputs.program(&program.context("the tool is not installed")?)?;
+        inputs.folder(&self.folder)?;
+        Ok(inputs)
+    }
+
+    fn build_anew(&self) -> Result<Vec<u8>> {
         let work = tempfile::tempdir().context("cannot make a temporary folder")?;
         let (contract, out) = (work.path().join("wit"), work.path().join("plugin.wasm"));
         std::fs::create_dir(&contract)?;
@@ -110,9 +136,17 @@ impl Script {
         std::fs::read(&out).with_context(|| format!("{program} made no component"))
     }
 
+    fn componentize_py(&self) -> Option<PathBuf> {
+        found(self.folder.join(".venv/bin/componentize-py"), "componentize-py")
+    }
+
+    fn componentize_qjs_program(&self) -> Option<PathBuf> {
+        let own = self.installed(".bin/componentize-qjs").find(|file| file.exists());
+        found(own.unwrap_or_default(), "componentize-qjs")
+    }
+
     fn python(&self, contract: &Path, out: &Path) -> Result<Command> {
-        let own = self.folder.join(".venv/bin/componentize-py");
-        let Some(program) = found(own, "componentize-py") else {
+        let Some(program) = self.componentize_py() else {
             bail!(
                 "componentize-py, which builds Python plugins, is not installed: in {}, run `python3 -m venv .venv && \
                  .venv/bin/pip install -r requirements.txt`, then build again",
@@ -157,8 +191,7 @@ impl Script {
                 self.folder.display()
             );
         }
-        let own = self.installed(".bin/componentize-qjs").find(|file| file.exists());
-        let Some(program) = found(own.unwrap_or_default(), "componentize-qjs") else {
+        let Some(program) = self.componentize_qjs_program() else {
             return self.not_installed("componentize-qjs");
         };
         let mut tool = Command::new(program);

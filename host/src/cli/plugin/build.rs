@@ -66,8 +66,8 @@ impl BuiltComponent {
         let project = Project::at(folder)?;
         let started = Instant::now();
         aside(format_args!("building {}", project.name()));
-        let shared = user_cache().map(|cache| cache.join("rust"));
-        let component = project.build(&toolchains(), shared.as_deref())?;
+        let cache = user_cache();
+        let component = project.build(&toolchains(), cache.as_deref())?;
         let file = out.unwrap_or_else(|| folder.join(format!("{}.wasm", project.name())));
         // Replace the file at once: a running host may read it at any time.
         replace_file(&file, &component, SHARED).with_context(|| format!("cannot write {}", file.display()))?;
