@@ -32,7 +32,7 @@ impl Inputs {
         self.hasher.update(text.as_bytes());
     }
 
-    /// Adds a program by its path, size and age: a tool that was installed anew is another one.
+    /// Adds a program or a folder by its path, size and age: a tool that was installed anew is another one.
     pub(crate) fn program(&mut self, program: &Path) -> Result<()> {
         let program = program.canonicalize()?;
         let about = program.metadata()?;
@@ -41,7 +41,20 @@ impl Inputs {
         Ok(())
     }
 
-    /// Adds all files in a folder. Leaves out what is hidden, what packages were installed, and components.
+    /// Adds the names and ages of what is installed in a Python environment; nothing if there is none.
+    pub(crate) fn python_environment(&mut self, environment: &Path) -> Result<()> {
+        let Ok(versions) = fs::read_dir(environment.join("lib")) else { return Ok(()) };
+        for version in versions {
+            let Ok(packages) = fs::read_dir(version?.path().join("site-packages")) else { continue };
+            let mut packages: Vec<_> = packages.map(|package| Ok(package?.path())).collect::<Result<_>>()?;
+            packages.sort();
+            packages.iter().try_for_each(|package| self.program(package))?;
+        }
+        Ok(())
+    }
+
+    /// Adds all files in a folder. Leaves out hidden files, installed packages and components. A link or a device is an
+    /// error: it may lead anywhere.
     pub(crate) fn folder(&mut self, folder: &Path) -> Result<()> {
         let mut entries: Vec<_> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         entries.sort();
@@ -52,18 +65,20 @@ impl Inputs {
                 continue;
             }
             self.text(&name);
-            if path.is_dir() {
+            let about = path.symlink_metadata()?;
+            anyhow::ensure!(about.is_dir() || about.is_file(), "{} is neither a file nor a folder", path.display());
+            if about.is_dir() {
                 self.text("begin");
                 self.folder(&path)?;
                 self.text("end");
             } else {
-                let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 self.files += 1;
-                self.bytes += text.len() as u64;
+                self.bytes += about.len();
+                anyhow::ensure!(self.files <= MOST_FILES && self.bytes <= MOST_BYTES, "the project is too large");
+                let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 self.hasher.update(text.len().to_le_bytes());
                 self.hasher.update(&text);
             }
-            anyhow::ensure!(self.files <= MOST_FILES && self.bytes <= MOST_BYTES, "the project is too large");
         }
         Ok(())
     }
@@ -144,6 +159,24 @@ mod tests {
             reuse(cache.path(), inputs(project.path()), || Ok(vec![0])).unwrap();
         }
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), MOST_KEPT);
+    }
+
+    #[test]
+    fn a_newly_installed_package_is_another_input_and_a_link_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let packages = folder.path().join("lib/python3.11/site-packages");
+        fs::create_dir_all(&packages).unwrap();
+        let key = || {
+            let mut inputs = Inputs::new();
+            inputs.python_environment(folder.path()).unwrap();
+            inputs.key()
+        };
+        let before = key();
+        assert_eq!(key(), before);
+        fs::create_dir(packages.join("requests-2.0.dist-info")).unwrap();
+        assert_ne!(key(), before);
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("endless")).unwrap();
+        assert!(Inputs::new().folder(folder.path()).is_err());
     }
 
     #[test]

@@ -113,6 +113,12 @@ impl Script {
             Language::JavaScript => self.componentize_qjs_program(),
         };
         inputs.program(&program.context("the tool is not installed")?)?;
+        if self.language == Language::Python {
+            // componentize-py takes modules from the active environment, too.
+            let active = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
+            let own = self.folder.join(".venv");
+            active.iter().chain([&own]).try_for_each(|environment| inputs.python_environment(environment))?;
+        }
         inputs.folder(&self.folder)?;
         Ok(inputs)
     }

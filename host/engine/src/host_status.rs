@@ -1,11 +1,11 @@
-//! What the host itself uses, as a page or a program reads it.
+//! The host's own use of memory, disk, connections and shared pools, for the API and the dashboard.
 
 use crate::Engine;
 use crate::shares::{self, PoolUse};
 use crate::{json, memory};
 use serde::Serialize;
 
-/// What the host uses.
+/// The host's use of resources at one time.
 #[derive(Debug, Serialize)]
 pub struct HostStatus {
     started_at: String,

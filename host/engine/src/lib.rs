@@ -22,7 +22,7 @@
 //!   document.
 //! * [`mod@metrics`]: the metrics of the host and of native services. [`exposition`]: these and samples as text for
 //!   Prometheus.
-//! * [`health`]: the health of the host and its plugins. [`host_status`]: what the host uses. [`frontend`]: the server of the engine's data. [`audit`]: the log
+//! * [`health`]: the health of the host and its plugins. [`host_status`]: the host's use of resources. [`frontend`]: the server of the engine's data. [`audit`]: the log
 //!   of changes.
 //! * [`quota`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
 //!   [`descriptors`], [`address_space`]: the limits of this process.

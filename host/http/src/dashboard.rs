@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use sha2::{Digest as _, Sha256};
 
-    /// What the browser loads of the dashboard, compressed with brotli, in bytes.
+    /// The largest allowed size of all files together, compressed with brotli, in bytes.
     const MOST: usize = 60_000;
 
     #[test]

@@ -15,7 +15,7 @@ struct HostResponse {
     restart: Vec<String>,
 }
 
-/// Returns what the host itself uses.
+/// Returns the host's own use of resources.
 pub(crate) async fn one(State(app): AppState) -> Response {
     let restart = app.reloads.waiting_for_restart();
     match off_thread(move || HostStatus::of(&app.engine)).await {

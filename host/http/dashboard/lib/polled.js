@@ -3,6 +3,13 @@
 import { useEffect, useRef, useState } from './html.js';
 import { get } from './api.js';
 
+/** Calls `ask` when the page comes out of the background. Returns how to end that. */
+export function whenShown(ask) {
+  const onChange = () => document.hidden || ask();
+  document.addEventListener('visibilitychange', onChange);
+  return () => document.removeEventListener('visibilitychange', onChange);
+}
+
 /**
  * Gets JSON now, every `everyMs`, and when `again` is called. A page in the background asks nothing.
  *
@@ -30,13 +37,12 @@ export function usePolled(url, everyMs) {
       timer = setTimeout(ask, everyMs);
     };
     asked.current = ask;
-    const onShown = () => document.hidden || ask();
-    document.addEventListener('visibilitychange', onShown);
+    const end = whenShown(ask);
     ask();
     return () => {
       controller.abort();
       clearTimeout(timer);
-      document.removeEventListener('visibilitychange', onShown);
+      end();
     };
   }, [url, everyMs]);
   const shown = known.url === url ? known : { url };

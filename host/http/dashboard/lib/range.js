@@ -1,7 +1,8 @@
 // The history of a window, asked for again as time goes on.
 
-import { useEffect, useRef, useState } from './html.js';
+import { useEffect, useState } from './html.js';
 import { get, hostNow, query } from './api.js';
+import { whenShown } from './polled.js';
 import { windowQuery } from './time.js';
 
 /** A window that moves is asked for again after this part of its length, within these bounds. */
@@ -25,12 +26,11 @@ const pathsOf = (key) => key.replace(/\?.*/g, '');
  * Gets the histories at some addresses, and again while the window moves.
  *
  * `news(on)` calls `on(isReset)` when there are new samples, and returns how to end that. Returns
- * `{data, error, range, again}`: one answer for each address, and the window in seconds at that time.
+ * `{data, error, range}`: one answer for each address, and the window in seconds at that time.
  */
 export function useRanges(urls, shown, news) {
   const key = urls.join('\n');
   const [known, setKnown] = useState({ key });
-  const asked = useRef(() => {});
   useEffect(() => {
     const controller = new AbortController();
     const { signal } = controller;
@@ -68,24 +68,14 @@ export function useRanges(urls, shown, news) {
         timer = setTimeout(ask, isReset ? 100 : Math.max(0, last + pause - Date.now()));
       }
     };
-    asked.current = ask;
-    const end = news(later);
-    const onShown = () => document.hidden || ask();
-    document.addEventListener('visibilitychange', onShown);
+    const ends = [news(later), whenShown(ask)];
     ask();
     return () => {
       controller.abort();
       clearTimeout(timer);
-      document.removeEventListener('visibilitychange', onShown);
-      end();
+      ends.forEach((end) => end());
     };
   }, [key]);
   // While another window of the same data is under way, the old one stays on the screen.
-  return { ...(pathsOf(known.key) === pathsOf(key) ? known : {}), again: () => asked.current() };
+  return pathsOf(known.key) === pathsOf(key) ? known : {};
 }
-
-/** Calls for news every `everyMs`: for what no stream tells of. */
-export const everyMs = (ms) => (on) => {
-  const timer = setInterval(() => on(false), ms);
-  return () => clearInterval(timer);
-};

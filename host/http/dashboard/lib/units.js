@@ -13,7 +13,6 @@ const ENDINGS = [
   ['_per_sec', { scale: SCALES.count, after: '/s', factor: 1 }],
   ['_percent', { unit: '%' }],
   ['_pct', { unit: '%' }],
-  ['_rate_pct', { unit: '%' }],
   ['_bytes', { scale: SCALES.bytes, after: '', factor: 1 }],
   ['_mb', { scale: SCALES.bytes, after: '', factor: 1 << 20 }],
   ['_seconds', { isTime: true, factor: 1 }],
