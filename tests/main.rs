@@ -8,7 +8,8 @@
 //! * `reconfigure`: reloads of the configuration; `supervised`: notifications to the service manager; `api`: the
 //!   OpenAPI document; `operating`: mistakes of operators; `folders`: unreadable and missing folders.
 //! * `http`, `reads`, `stream`, `tls`: the API for reading; `tracking`: the API for instances.
-//! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: the metrics, the alerts and the dashboard.
+//! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: the metrics, the alerts and the dashboard. `series`: metrics
+//!   in history.
 //! * `dashboard`: the page in a real browser, which `browser/scenarios.mjs` drives.
 //! * `tracing`: spans and log lines.
 //! * `confined`: filters and limits that service managers and containers set.
@@ -68,6 +69,7 @@ mod reconfigure;
 mod reload;
 mod sandbox;
 mod scraping;
+mod series;
 mod servers;
 mod shares;
 mod snapshot;

@@ -22,12 +22,13 @@ use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Minutes until memory should be level.
+/// Minutes until memory should be level: until then history fills its share of the disk, and with it what the host keeps
+/// in memory to find it again.
 const WARM_UP: usize = 10;
 
 fn config(nth: u64) -> String {
     format!(
-        "poll.discover_interval = '1s'\nstore.max_disk = '64MiB'\nlabels = {{ nth = '{}' }}\n\
+        "poll.discover_interval = '1s'\nstore.max_disk = '32MiB'\nstore.block_cache = '16MiB'\nlabels = {{ nth = '{}' }}\n\
          [plugins.flock]\ninterval = '200ms'\nconfig = {{ flock = 5000 }}\n\
          [plugins.churning]\ninterval = '1s'\nconfig = {{ flock = 500, churn = true }}\n\
          [plugins.swapped]\ninterval = '200ms'\nconfig = {{ discover = ['swapped'] }}\n",

@@ -260,6 +260,7 @@ impl Engine {
 
     fn forget(&self, id: &InstanceId) {
         self.store.remove(id);
+        self.store.remove_series(id, None);
         self.hub.close(id);
     }
 }

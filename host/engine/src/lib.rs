@@ -15,15 +15,15 @@
 //! * [`tracked`]: the tracked instances and the samplers that poll them. `conflict_reports`: plugins that report
 //!   instances or fields of other owners.
 //! * `recorder`: records the instances and readings that a sampler reports.
-//! * [`history`]: durable history. [`hub`]: live fan-out. [`json`]: samples as JSON.
+//! * [`series`]: labelled series in history. [`history`]: durable history. [`hub`]: live fan-out. [`json`]: samples as JSON.
 //! * [`service`]: the interface by which a program tracks instances and reads their samples. [`workload`]: several
 //!   instances taken together.
 //! * [`events`]: events that applications send to observers. [`mod@snapshot`]: the statistics of all sources in one
 //!   document.
 //! * [`mod@metrics`]: the metrics of the host and of native services. [`exposition`]: these and samples as text for
 //!   Prometheus.
-//! * [`health`]: the health of the host and its plugins. [`host_status`]: the host's use of resources. [`frontend`]: the server of the engine's data. [`audit`]: the log
-//!   of changes.
+//! * [`health`]: the health of the host and its plugins. [`host_status`]: the host's use of resources. [`frontend`]: the
+//!   server of the engine's data. [`audit`]: the log of changes.
 //! * [`quota`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
 //!   [`descriptors`], [`address_space`]: the limits of this process.
 //! * [`disk_errors`]: errors of places that cannot be written.
@@ -51,6 +51,7 @@ pub mod plugins;
 pub mod quota;
 mod recorder;
 mod running;
+pub mod series;
 pub mod service;
 pub mod shares;
 pub mod snapshot;

@@ -13,7 +13,7 @@ use crate::plugins::{Plugins, Supervisor, start_natives};
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tracked::TrackedInstances;
-use crate::{Engine, Options, memory, shares};
+use crate::{Engine, Options, memory, series, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use dropsonde_sandbox::Sandbox;
@@ -107,6 +107,7 @@ impl RunningEngine {
         let vitals = &engine.vitals;
         tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
         tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::record_in_history(engine.clone(), stopped.clone())));
+        tasks.spawn(alive(vitals.pulse("metrics_history"), series::record_in_history(engine.clone(), stopped.clone())));
         tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(engine.clone(), stopped)));
         Ok(Self { engine, stopping, tasks, keeping })
     }
@@ -271,6 +272,7 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
         disk: options.store.max_disk.get() as u64,
         block_cache: options.store.block_cache.get() as u64,
         memory: options.store.memory(),
+        series: options.store.max_series,
     };
     let Some(data) = &options.data_dir else {
         warn_of_short_history(options);

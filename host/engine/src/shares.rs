@@ -112,6 +112,12 @@ pub(crate) fn pools(engine: &Engine) -> Vec<SharedPool<'_>> {
             key: "store.max_memory",
         },
         SharedPool {
+            name: "series",
+            pool: engine.store.series_pool(),
+            beyond: "further series are not in history",
+            key: "store.max_series",
+        },
+        SharedPool {
             name: "metrics_bytes",
             pool: &engine.exposed,
             beyond: "samples of further instances are not on /metrics",

@@ -58,6 +58,7 @@ mod refuse;
 pub mod reload;
 mod rights;
 mod routes;
+mod series;
 mod server;
 mod snapshot;
 mod source_events;

@@ -7,6 +7,7 @@ use dropsonde_store::ladder::{self, AUTO_POINTS};
 use dropsonde_store::{Align, Query};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// The largest number of fields in one query: more than a sampler can have.
 const MOST_FIELDS: usize = 1024;
@@ -44,6 +45,13 @@ impl<'a> QueryParameters<'a> {
     /// Returns the first value of that name. An empty value counts as absent.
     pub(crate) fn one(&self, name: &str) -> Option<&str> {
         self.all(name).next().filter(|value| !value.is_empty())
+    }
+
+    /// Returns the window between `since` and `until`, which are optional: all history up to now.
+    pub(crate) fn window(&self, now_ms: i64) -> Result<Range<i64>, ApiError> {
+        let bound = |name| self.one(name).map(|text| time(name, text)).transpose();
+        let (since, until) = (bound("since")?, bound("until")?);
+        Ok(since.unwrap_or(i64::MIN)..until.unwrap_or(now_ms.saturating_add(1)))
     }
 }
 

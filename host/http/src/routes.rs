@@ -7,7 +7,7 @@ use super::{
     dashboard, health, host, host_history, instance_events, instances, login, openapi, page, plugins, prometheus,
     reload,
 };
-use super::{snapshot, source_events, stream, usage};
+use super::{series, snapshot, source_events, stream, usage};
 use crate::App;
 use crate::ServerOptions;
 use axum::Router;
@@ -26,6 +26,7 @@ const READY: &str = "/ready";
 const LOGIN: &str = "/login";
 const LOGOUT: &str = "/logout";
 const OPENAPI: &str = "/openapi.json";
+const FEDERATE: &str = "/federate";
 
 /// How long a browser may remember that a page of another origin is allowed.
 const CORS_MAX_AGE: Duration = Duration::from_secs(600);
@@ -42,6 +43,12 @@ const RANGE_OF_WORKLOAD: &[&str] = &["range", "since", "until", "resolution", "p
 
 /// Query parameters that choose instances.
 const INSTANCES: &[&str] = &["instance", "label"];
+
+/// Query parameters of the list of series.
+const SERIES: &[&str] = &["match[]", "since", "until", "limit", "after"];
+
+/// Query parameters of a range of series.
+const RANGE_OF_SERIES: &[&str] = &["match[]", "range", "since", "until", "resolution", "points", "bands", "align"];
 
 const SNAPSHOT: &[&str] = &["source", "fresh"];
 
@@ -60,7 +67,7 @@ pub(super) struct Operation {
 /// Returns whether the API has a path, so that the configuration cannot give it to another operation.
 pub fn is_reserved_path(path: &str) -> bool {
     let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI)
+    matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI | FEDERATE)
         || owns("/assets")
         || owns("/docs")
         || owns("/v1")
@@ -99,6 +106,9 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get("/v1/stream", READ, stream::many).taking(INSTANCES),
         get("/v1/workloads/{workload}/usage/range", READ, usage::range_of_workload).taking(RANGE_OF_WORKLOAD),
         get("/v1/workloads/{workload}/usage/stream", READ, stream::workload),
+        get("/v1/series", READ, series::list).taking(SERIES),
+        get("/v1/series/range", READ, series::range).taking(RANGE_OF_SERIES),
+        get(FEDERATE, READ, series::federate).taking(&["match[]"]),
         get("/telemetry/hosts", READ, host_history::hosts),
         get("/telemetry/history", READ, host_history::history).taking(&["host", "range"]),
         get("/v1/snapshot", READ, snapshot::latest).taking(SNAPSHOT),

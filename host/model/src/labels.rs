@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// The labels of an instance, sorted by key. Cheap to clone. All of them are in one string, because a host may hold the
 /// labels of 100 000 instances.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Labels(
     /// Each key and each value is followed by [`END`].
     Option<Arc<str>>,
@@ -100,6 +100,23 @@ impl Labels {
         self.0.is_none()
     }
 
+    /// Returns the labels as one text: each key and each value is followed by a NUL character.
+    pub fn as_text(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// Returns the labels of a text that [`Labels::as_text`] returned; `None` if it has no complete pairs or if the keys
+    /// do not ascend.
+    pub fn from_text(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::new());
+        }
+        let words = text.strip_suffix(END)?.split(END);
+        let is_paired = words.clone().count() % 2 == 0;
+        let is_sorted = words.step_by(2).is_sorted_by(|a, b| a < b);
+        (is_paired && is_sorted).then(|| Self(Some(text.into())))
+    }
+
     /// Returns the number of bytes of all keys and values.
     pub fn bytes(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len()).sum()
@@ -161,9 +178,17 @@ mod tests {
             prop_assert!(labels.iter().eq(map.iter().map(|(key, value)| (&**key, &**value))));
             prop_assert_eq!((labels.len(), labels.is_empty()), (map.len(), map.is_empty()));
             prop_assert!(map.iter().all(|(key, value)| labels.get(key) == Some(value)));
+            prop_assert_eq!(Labels::from_text(labels.as_text()), Some(labels.clone()));
             let json = serde_json::to_string(&labels).unwrap();
             prop_assert_eq!(&json, &serde_json::to_string(&map).unwrap());
             prop_assert_eq!(serde_json::from_str::<Labels>(&json).unwrap(), labels);
+        }
+    }
+
+    #[test]
+    fn a_text_without_complete_ascending_pairs_is_no_labels() {
+        for text in ["a", "a\0", "a\0b", "a\0b\0c\0", "b\0x\0a\0x\0", "a\0x\0a\0y\0"] {
+            assert_eq!(Labels::from_text(text), None, "{text:?}");
         }
     }
 

@@ -3,6 +3,9 @@
 /// The prefix of instance and owner names that belong to the host: `dropsonde:snapshot`, `dropsonde:api`.
 pub const RESERVED: &str = "dropsonde:";
 
+/// The owner of the host's own series and bytes.
+pub const HOST: &str = "dropsonde:host";
+
 /// The rule for plugin names, as error messages quote it.
 pub const PLUGIN_RULE: &str = "letters, digits, `-` and `_`, at most 64, and not host, history or snapshot";
 

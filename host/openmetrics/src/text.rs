@@ -49,8 +49,7 @@ impl ExpositionText {
             self.put(&["\n"]);
         }
         self.put(&["# TYPE ", name, " ", kind, "\n"]);
-        let unit = UNITS.iter().find(|unit| name.strip_suffix(**unit).is_some_and(|stem| stem.ends_with('_')));
-        if let Some(unit) = unit.filter(|_| is_open) {
+        if let Some(unit) = unit_of(name).filter(|_| is_open) {
             self.put(&["# UNIT ", name, " ", unit, "\n"]);
         }
     }
@@ -115,6 +114,14 @@ impl ExpositionText {
     fn escaped(&mut self, text: &str, quotes: bool) {
         escape(&mut self.bytes, text, quotes);
     }
+}
+
+/// Returns the unit that the name of a metric ends in, if OpenMetrics knows it. A counter's name ends in `_total` behind
+/// its unit, the parts of a histogram in `_bucket`, `_sum` or `_count`; a count has no unit.
+pub fn unit_of(name: &str) -> Option<&'static str> {
+    let parts = ["_total", "_bucket", "_sum"];
+    let stem = parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+    UNITS.into_iter().find(|unit| stem.strip_suffix(unit).is_some_and(|stem| stem.ends_with('_')))
 }
 
 /// Writes a label, as in both formats.

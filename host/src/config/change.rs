@@ -44,7 +44,9 @@ impl ConfigChange {
             live: [labels, store, poll, stream, metrics, snapshot, http, auth, tls, instances, plugins],
         } "" }
         section! { kept, before.store, &mut now.store => StoreConfig {
-            restart: [retention_samples, retention, max_disk, memory_only, flush_interval, block_cache, max_memory],
+            restart: [
+                retention_samples, retention, max_disk, memory_only, flush_interval, block_cache, max_memory, max_series
+            ],
             live: [],
         } "store." }
         section! { kept, before.poll, &mut now.poll => PollConfig {
@@ -57,7 +59,7 @@ impl ConfigChange {
         } "stream." }
         section! { kept, before.metrics, &mut now.metrics => MetricsConfig {
             restart: [max_series_per_plugin, max_size],
-            live: [path],
+            live: [path, history, history_interval, history_keep],
         } "metrics." }
         section! { kept, before.snapshot, &mut now.snapshot => SnapshotConfig {
             restart: [],

@@ -66,8 +66,19 @@ impl Layout {
     /// The most rows of a block whose readings come on schedule.
     const ROWS: i64 = 600;
 
+    /// The same for labelled series, of which there may be a million: the rows of an open block are not compressed.
+    const LABELLED_ROWS: i64 = 300;
+
     pub(crate) fn of(interval_ms: i64) -> Self {
-        let fits = |(block_ms, _): &(i64, i64)| *block_ms <= interval_ms.saturating_mul(Self::ROWS);
+        Self::with_rows(interval_ms, Self::ROWS)
+    }
+
+    pub(crate) fn of_labelled(interval_ms: i64) -> Self {
+        Self::with_rows(interval_ms, Self::LABELLED_ROWS)
+    }
+
+    fn with_rows(interval_ms: i64, rows: i64) -> Self {
+        let fits = |(block_ms, _): &(i64, i64)| *block_ms <= interval_ms.saturating_mul(rows);
         let (block_ms, part_ms) = Self::SPANS_MS.into_iter().rfind(fits).unwrap_or((Self::MIN, Self::MIN));
         Self { block_ms, part_ms }
     }

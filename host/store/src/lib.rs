@@ -118,6 +118,7 @@ mod rates;
 mod reference;
 mod rows;
 mod schema;
+mod series;
 mod store;
 
 pub mod inspect;
@@ -125,12 +126,16 @@ pub mod ladder;
 
 pub use archive::{FlushStats, RecordTooLarge, RestoreReport};
 pub use clock_jumps::ClockJump;
-pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind};
+pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind, Labels, MetricType};
 pub use frame::{Frame, FrameRow};
 pub use keeper::{ArchiveStatus, Keeper, KeeperStep, OpenError, WriteFailure};
 pub use pool::{Account, Pool, ShareUsedUp};
 pub use query::{Align, FieldPoints, Points, Query, Sample};
 pub use schema::{Schema, StoredField};
+pub use series::{
+    FoundSeries, GroupKey, LabelMatcher, LabelValues, LabelsTooLong, ReadingScale, STALE, SelectedSeries, SeriesColumn,
+    SeriesGroup, SeriesHandle, SeriesSamples, SeriesSelection, TickReport, is_stale,
+};
 pub use store::{OpenedFolder, Store, StoreLimits, StoreUsage};
 
 pub(crate) use ladder::Layout;

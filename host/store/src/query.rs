@@ -69,7 +69,7 @@ impl Query {
     }
 
     /// Returns the start of the bucket that contains a time.
-    pub(crate) fn bucket(&self, at_ms: i64) -> i64 {
+    pub fn bucket(&self, at_ms: i64) -> i64 {
         let step = self.step_ms.max(1);
         match self.align {
             Align::Epoch => crate::ladder::floor(at_ms, step),

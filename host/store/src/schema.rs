@@ -1,9 +1,12 @@
 use crate::quantum::Quantum;
 use crate::rates::{CounterTotal, Rates};
-use crate::{Aggregation, Kind};
+use crate::series::PackedLabels;
+use crate::{Aggregation, Kind, Layout};
+use dropsonde_model::{Labels, MetricType};
 use std::sync::Arc;
 
-/// The fields that one sampler records, in order. All its frames share it.
+/// The fields that one sampler records, in order. All its frames share it. Or the label sets of some series that are
+/// read together; then each field is one of them and has no name.
 ///
 /// Rows have one column per field. If a field is a counter, one more column follows: the delay between a row's time and
 /// its reading. With it rates are exact, whatever the wall clock does. Files of the first version have no delays.
@@ -17,6 +20,8 @@ struct SchemaInner {
     has_delay: bool,
     /// The step of each column's readings.
     quanta: Vec<Quantum>,
+    /// The label sets of the columns, if they are labelled series.
+    labels: Option<PackedLabels>,
 }
 
 /// A field as the store keeps it: one column.
@@ -69,7 +74,21 @@ impl Schema {
         }
         let precisions = fields.iter().map(|field| field.precision).chain(has_delay.then_some(Self::DELAY_PRECISION));
         let quanta = precisions.map(Quantum::of).collect();
-        Self(Arc::new(SchemaInner { sampler, fields, has_delay, quanta }))
+        Self(Arc::new(SchemaInner { sampler, fields, has_delay, quanta, labels: None }))
+    }
+
+    /// Makes the schema of labelled series that are read together. Their values are kept to the bit; those of counters
+    /// are totals, also for queries. `group` tells what was read, such as the name of a plugin.
+    pub(crate) fn labelled(group: Arc<str>, labels: PackedLabels) -> Self {
+        let name: Arc<str> = "".into();
+        // Queries over a long time need the sums of gauges and the last totals of counters.
+        let field = |metric_type| StoredField {
+            aggregation: if metric_type == MetricType::Gauge { Aggregation::Mean } else { Aggregation::Last },
+            ..StoredField::gauge(name.clone())
+        };
+        let fields: Vec<_> = labels.unpacked().into_iter().map(|(_, metric_type)| field(metric_type)).collect();
+        let quanta = vec![Quantum::Exact; fields.len()];
+        Self(Arc::new(SchemaInner { sampler: group, fields, has_delay: false, quanta, labels: Some(labels) }))
     }
 
     pub fn sampler(&self) -> &Arc<str> {
@@ -78,6 +97,20 @@ impl Schema {
 
     pub fn fields(&self) -> &[StoredField] {
         &self.0.fields
+    }
+
+    /// Returns the label set and the metric type of each column, if the columns are labelled series.
+    pub fn series(&self) -> Option<Vec<(Labels, MetricType)>> {
+        self.0.labels.as_ref().map(PackedLabels::unpacked)
+    }
+
+    pub(crate) fn labels(&self) -> Option<&PackedLabels> {
+        self.0.labels.as_ref()
+    }
+
+    /// Returns the lengths of a frame's blocks and their parts.
+    pub(crate) fn layout(&self, interval_ms: i64) -> Layout {
+        if self.0.labels.is_some() { Layout::of_labelled(interval_ms) } else { Layout::of(interval_ms) }
     }
 
     /// Returns the number of columns: one per field, and one for delays if there are any.

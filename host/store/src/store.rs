@@ -1,4 +1,5 @@
 mod notes;
+mod series;
 
 pub(crate) use notes::NoteChanges;
 pub use notes::OpenedFolder;
@@ -8,6 +9,7 @@ use crate::archive::{FrameKey, NoteValues};
 use crate::frame::{AHEAD_MS, StoreResources};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
+use crate::series::SeriesIndex;
 use crate::{FieldPoints, Frame, InstanceId, Points, Pool, Query, Sample, Schema, ShareUsedUp, StoredField};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -29,6 +31,8 @@ struct StoreInner {
     next_born: AtomicU64,
     /// Increases whenever frames are added or removed.
     revision: AtomicU64,
+    /// Labelled series and their frames.
+    series: RwLock<SeriesIndex>,
     kept: Mutex<StoredNotes>,
     status: Mutex<ArchiveStatus>,
     /// The usage at the keeper's last check.
@@ -55,6 +59,8 @@ pub struct StoreLimits {
     /// Memory for history, in bytes. Samplers share it by the rule of [`Pool`]. Half is for the newest rows: beyond it
     /// rows are refused. Half is for sealed blocks: beyond it the oldest blocks are evicted.
     pub memory: u64,
+    /// Maximum number of labelled series. Their owners share it by the rule of [`Pool`].
+    pub series: u64,
 }
 
 /// Stored history and its memory usage.
@@ -79,7 +85,14 @@ pub struct StoreUsage {
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { samples: 60_480, age_ms: i64::MAX, disk: u64::MAX, block_cache: 64 << 20, memory: u64::MAX }
+        Self {
+            samples: 60_480,
+            age_ms: i64::MAX,
+            disk: u64::MAX,
+            block_cache: 64 << 20,
+            memory: u64::MAX,
+            series: 1_000_000,
+        }
     }
 }
 
@@ -92,6 +105,8 @@ impl Store {
     fn with(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: NoteValues) -> Self {
         let status = ArchiveStatus { on: shared.archived, ..ArchiveStatus::default() };
         let mut instances: HashMap<InstanceId, Frames> = HashMap::new();
+        let (labelled, frames): (Vec<_>, Vec<_>) =
+            frames.into_iter().partition(|frame| frame.schema().labels().is_some());
         for frame in frames {
             instances.entry(frame.key().instance.clone()).or_default().push(frame);
         }
@@ -100,16 +115,19 @@ impl Store {
             Arc::new(RwLock::new(frames))
         };
         let instances = instances.into_iter().map(|(instance, frames)| (instance, sorted(frames))).collect();
-        Self(Arc::new(StoreInner {
+        let store = Self(Arc::new(StoreInner {
             shared,
             instances: RwLock::new(instances),
             next_born: AtomicU64::new(next_born),
             revision: AtomicU64::new(0),
+            series: RwLock::default(),
             kept: Mutex::new(StoredNotes { values, ..StoredNotes::default() }),
             status: Mutex::new(status),
             usage: Mutex::default(),
             trusted_ms: AtomicI64::new(i64::MIN),
-        }))
+        }));
+        store.adopt_series(labelled.into_iter());
+        store
     }
 
     /// Returns the frame for a sampler's readings of an instance. Makes the frame if there is none with this schema and
@@ -363,7 +381,11 @@ impl Store {
         let instances = self.0.instances.read().unwrap_or_else(PoisonError::into_inner);
         let frames: Vec<_> = instances.values().cloned().collect();
         drop(instances);
-        frames.iter().flat_map(|frames| frames.read().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+        let mut all = self.labelled_frames();
+        for frames in frames {
+            all.extend_from_slice(&frames.read().unwrap_or_else(PoisonError::into_inner));
+        }
+        all
     }
 
     /// Returns the number of instances.

@@ -19,6 +19,7 @@ use dropsonde_sandbox::PluginMetrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use own_series::OwnSeries;
+use prometheus::proto::MetricFamily;
 use samples::Samples;
 use single_flight::SingleFlight;
 use std::io::Write as _;
@@ -104,11 +105,9 @@ impl Exposition {
             Err(last) => Vec::with_capacity(last.len()),
         };
         let mut text = ExpositionText { format, bytes };
-        // Computed families come first, because the first of a name takes precedence.
-        let native = computed::families(engine).into_iter().chain(engine.metrics.registry.prometheus().gather());
         let plugins = engine.plugins.list();
         let of_plugins = plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?))).collect();
-        registered::write(native, renderer.own_series.admit(&engine.exposed_own, of_plugins), &mut text);
+        registered::write(native(engine), renderer.own_series.admit(&engine.exposed_own, of_plugins), &mut text);
         renderer.samples.read(engine);
         renderer.samples.write(&mut text);
         text.end();
@@ -142,11 +141,30 @@ async fn off_thread(work: impl FnOnce() -> Option<Bytes> + Send + 'static) -> Op
     tokio::task::spawn_blocking(work).await.ok()?
 }
 
-/// Returns the series of one plugin, a line each.
-pub fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
+/// Returns the text of the host's own metrics and those of the program, without samples.
+pub(crate) fn text_of_host(engine: &Engine) -> Vec<u8> {
+    let mut text = ExpositionText::new(ExpositionFormat::Text);
+    registered::write(native(engine), [], &mut text);
+    text.bytes
+}
+
+/// Returns the text of the metrics that a plugin registered.
+pub(crate) fn text_of_plugin(plugin: &str, metrics: &PluginMetrics) -> Vec<u8> {
     let mut text = ExpositionText::new(ExpositionFormat::Text);
     registered::write([], [(plugin.into(), metrics.clone(), u64::MAX)], &mut text);
-    let text = String::from_utf8_lossy(&text.bytes);
+    text.bytes
+}
+
+/// Returns the metrics of the host and of the program. Computed families come first, because the first of a name takes
+/// precedence.
+fn native(engine: &Engine) -> impl Iterator<Item = MetricFamily> {
+    computed::families(engine).into_iter().chain(engine.metrics.registry.prometheus().gather())
+}
+
+/// Returns the series of one plugin, a line each.
+pub fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
+    let text = text_of_plugin(plugin, metrics);
+    let text = String::from_utf8_lossy(&text);
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
 }
 

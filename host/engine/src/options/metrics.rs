@@ -1,9 +1,12 @@
 use crate::memory::{available, default_answer_bytes};
-use dropsonde_model::{InvalidValue, Size};
+use dropsonde_model::{InvalidValue, Size, Span};
 use serde::Deserialize;
+use std::time::Duration;
 
 /// The smallest size that can be configured, in bytes.
 const LEAST: usize = 1 << 20;
+
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// `[metrics]`: the text that Prometheus scrapes.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -16,11 +19,24 @@ pub struct MetricsConfig {
     /// The largest text of all samples together, which plugins share, and that of all their own metrics together. None:
     /// an eighth each of the memory for unfinished answers.
     pub max_size: Option<Size>,
+    /// Whether the metrics of the host and of plugins are in history too.
+    pub history: bool,
+    /// The time between two samples of them in history. None: `poll.interval`.
+    pub history_interval: Option<Span>,
+    /// Globs of the names of the metrics that are in history. Empty: all.
+    pub history_keep: Vec<String>,
 }
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        Self { max_series_per_plugin: 10_000, path: "/metrics".to_owned(), max_size: None }
+        Self {
+            max_series_per_plugin: 10_000,
+            path: "/metrics".to_owned(),
+            max_size: None,
+            history: true,
+            history_interval: None,
+            history_keep: Vec::new(),
+        }
     }
 }
 
@@ -43,6 +59,12 @@ impl MetricsConfig {
         }
         if self.max_size.is_some_and(|bytes| bytes.get() < LEAST) {
             return InvalidValue::of("metrics.max_size", "must be at least 1MiB");
+        }
+        if self.history_interval.is_some_and(|interval| interval.get() < SHORTEST_INTERVAL) {
+            return InvalidValue::of("metrics.history_interval", "must be at least 100ms");
+        }
+        if let Some(error) = self.history_keep.iter().find_map(|pattern| glob::Pattern::new(pattern).err()) {
+            return InvalidValue::of("metrics.history_keep", &format!("has an invalid glob: {error}"));
         }
         Ok(())
     }

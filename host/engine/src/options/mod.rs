@@ -111,6 +111,11 @@ impl Options {
         plugin.interval.unwrap_or(self.poll.interval).get()
     }
 
+    /// Returns the time between two samples of registered metrics in history; none if they are not in history.
+    pub fn history_of_metrics(&self) -> Option<Duration> {
+        self.metrics.history.then(|| self.metrics.history_interval.unwrap_or(self.poll.interval).get())
+    }
+
     /// Returns all times between two polls, each once.
     pub fn intervals(&self) -> BTreeSet<Duration> {
         let own = self.plugins.values().map(|plugin| self.interval(plugin));

@@ -23,6 +23,8 @@ pub struct StoreConfig {
     /// Memory for all other history, which plugins share. None: a quarter of the least of the machine's memory, the
     /// limit of its control group, and a quarter of `ulimit -v`.
     pub max_memory: Option<Size>,
+    /// The most labelled series in history, which plugins share.
+    pub max_series: u64,
 }
 
 impl Default for StoreConfig {
@@ -36,6 +38,7 @@ impl Default for StoreConfig {
             flush_interval: Span::from_secs(1),
             block_cache: Size::new(64 << 20),
             max_memory: None,
+            max_series: 1_000_000,
         }
     }
 }
@@ -61,6 +64,9 @@ impl StoreConfig {
         }
         if self.max_disk.get() < 1 << 20 {
             return InvalidValue::of("store.max_disk", "must be at least 1MiB");
+        }
+        if self.max_series == 0 {
+            return InvalidValue::of("store.max_series", "must be at least 1");
         }
         if self.max_memory.is_some_and(|bytes| bytes.get() < 1 << 20) {
             return InvalidValue::of("store.max_memory", "must be at least 1MiB");

@@ -2,6 +2,7 @@
 
 use super::record::{self, RecordKind, RecordTooLarge};
 use crate::codec::{ByteReader, CorruptData, put_bytes, put_f64, put_u64};
+use crate::series::PackedLabels;
 use crate::{Aggregation, InstanceId, Kind, Schema, StoredField};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -41,8 +42,8 @@ pub(crate) struct WrittenDefinitions {
 pub(crate) struct ReadDefinitions {
     schemas: HashMap<u64, (Schema, i64)>,
     frames: ById<FrameKey>,
-    /// Owners that are not the sampler of their frame, kept to share their strings. There are few.
-    owners: BTreeSet<Arc<str>>,
+    /// Names of owners and groups, kept to share their strings. There are few.
+    names: BTreeSet<Arc<str>>,
 }
 
 /// A map by frame id. Ids are consecutive and are looked up millions of times while a log is read, hence the simple
@@ -72,6 +73,9 @@ impl WrittenDefinitions {
         if !self.frames.insert(id) {
             return Ok(());
         }
+        if let Some(labels) = key.schema.labels() {
+            return record::put(out, RecordKind::LabelledFrame, |out| put_labelled_frame(out, id, labels, key));
+        }
         let schema = self.schema(out, key)?;
         record::put(out, RecordKind::Frame, |out| put_frame(out, id, schema, key))
     }
@@ -99,6 +103,7 @@ impl ReadDefinitions {
                 self.schemas.insert(number, schema);
             }
             RecordKind::Frame => self.read_frame(&mut reader)?,
+            RecordKind::LabelledFrame => self.read_labelled_frame(&mut reader)?,
             _ => {}
         }
         Ok(())
@@ -113,18 +118,31 @@ impl ReadDefinitions {
         let (schema, interval_ms) = self.schemas.get(&reader.u64()?).cloned().ok_or(CorruptData)?;
         let born = reader.u64()?;
         let instance = InstanceId::new(reader.text()?).map_err(|_| CorruptData)?;
-        let owner = if reader.is_empty() { schema.sampler().clone() } else { self.owner(reader.text()?) };
+        let owner = if reader.is_empty() { schema.sampler().clone() } else { self.name(reader.text()?) };
         self.frames.insert(id, FrameKey { instance, schema, interval_ms, born, owner });
         Ok(())
     }
 
-    fn owner(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.owners.get(name) {
+    fn read_labelled_frame(&mut self, reader: &mut ByteReader<'_>) -> Result<(), CorruptData> {
+        let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
+        let born = reader.u64()?;
+        let instance = InstanceId::new(reader.text()?).map_err(|_| CorruptData)?;
+        let owner = self.name(reader.text()?);
+        let group = self.name(reader.text()?);
+        let interval_ms = i64::try_from(reader.u64()?).map_err(|_| CorruptData)?;
+        let columns = reader.up_to(Schema::MOST_FIELDS)?;
+        let schema = Schema::labelled(group, PackedLabels::read(columns, reader.bytes()?)?);
+        self.frames.insert(id, FrameKey { instance, schema, interval_ms, born, owner });
+        Ok(())
+    }
+
+    fn name(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
             return known.clone();
         }
-        let owner: Arc<str> = name.into();
-        self.owners.insert(owner.clone());
-        owner
+        let name: Arc<str> = name.into();
+        self.names.insert(name.clone());
+        name
     }
 }
 
@@ -136,6 +154,17 @@ fn put_frame(out: &mut Vec<u8>, id: u32, schema: u64, key: &FrameKey) {
     if key.owner != *key.schema.sampler() {
         put_bytes(out, key.owner.as_bytes());
     }
+}
+
+fn put_labelled_frame(out: &mut Vec<u8>, id: u32, labels: &PackedLabels, key: &FrameKey) {
+    put_u64(out, u64::from(id));
+    put_u64(out, key.born);
+    put_bytes(out, key.instance.as_str().as_bytes());
+    put_bytes(out, key.owner.as_bytes());
+    put_bytes(out, key.schema.sampler().as_bytes());
+    put_u64(out, key.interval_ms.max(1) as u64);
+    put_u64(out, labels.columns() as u64);
+    put_bytes(out, labels.bytes());
 }
 
 fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {

@@ -47,7 +47,7 @@ pub use record::RecordTooLarge;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::with_checksums;
 #[cfg(test)]
-pub(crate) use record::{of_a_later_version, without_checksums};
+pub(crate) use record::{of_another_version, without_checksums};
 pub use restore::RestoreReport;
 pub(crate) use restore::restore;
 pub(crate) use segment::{PageEntry, Segment};

@@ -17,8 +17,8 @@ pub(crate) const HEAD: usize = 8;
 /// The longest payload in bytes.
 pub(crate) const MOST: usize = (1 << 24) - 1;
 
-/// The version of the format, the same for all kinds of files.
-const VERSION: u64 = 1;
+/// The version of the format, the same for all kinds of files. Version 1 has no labelled series.
+const VERSION: u64 = 2;
 const MAGIC: &[u8; 9] = b"dropsonde";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(crate) enum RecordKind {
     Index = 6,
     End = 7,
     Note = 8,
+    LabelledFrame = 9,
 }
 
 /// The kind of a file.
@@ -72,7 +73,7 @@ pub(crate) struct Records<'a> {
 impl RecordKind {
     fn of(byte: u8) -> Option<Self> {
         use RecordKind::*;
-        [File, Schema, Frame, Rows, Chunk, Index, End, Note].into_iter().find(|&kind| kind as u8 == byte)
+        [File, Schema, Frame, Rows, Chunk, Index, End, Note, LabelledFrame].into_iter().find(|&kind| kind as u8 == byte)
     }
 }
 
@@ -240,16 +241,18 @@ pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
     Records::of(bytes).filter_map(record).flatten().collect()
 }
 
-/// Returns the same file as if a later version had written it.
+/// Returns the same file as if another version had written it: the next one if `ahead` is 1, the one before if it is
+/// -1.
 #[cfg(test)]
-pub(crate) fn of_a_later_version(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn of_another_version(bytes: &[u8], ahead: i8) -> Vec<u8> {
     let Some(FilePart::Record { kind: RecordKind::File, payload, .. }) = Records::of(bytes).next() else {
         unreachable!()
     };
-    let mut later = payload.to_vec();
-    later[MAGIC.len() + 1] += 1;
+    let mut head = payload.to_vec();
+    let version = &mut head[MAGIC.len() + 1];
+    *version = version.checked_add_signed(ahead).unwrap();
     let mut out = Vec::new();
-    put(&mut out, RecordKind::File, |out| out.extend_from_slice(&later)).unwrap();
+    put(&mut out, RecordKind::File, |out| out.extend_from_slice(&head)).unwrap();
     out.extend_from_slice(&bytes[HEAD + payload.len()..]);
     out
 }

@@ -11,7 +11,6 @@ use crate::cell::Cell;
 use crate::codec::{ByteReader, Chunk, PageHead};
 use crate::frame::ChunkBytes;
 use crate::inspect::{FileDefect, VerifyReport};
-use crate::ladder::Layout;
 use crate::{Schema, StoredField, clock_jumps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -168,9 +167,10 @@ impl FileVerifier<'_> {
                 Ok(_) => Ok(()),
                 Err(_) => Err("the file header names another kind of file".to_owned()),
             },
-            (RecordKind::Schema | RecordKind::Frame, FileRole::Log | FileRole::Fresh | FileRole::Settled) => {
-                definitions.learn(kind, payload).map_err(|_| "corrupt definition of a frame or a schema".to_owned())
-            }
+            (
+                RecordKind::Schema | RecordKind::Frame | RecordKind::LabelledFrame,
+                FileRole::Log | FileRole::Fresh | FileRole::Settled,
+            ) => definitions.learn(kind, payload).map_err(|_| "corrupt definition of a frame or a schema".to_owned()),
             (RecordKind::Rows, FileRole::Log) => {
                 let rows = &mut self.verified.rows;
                 let mut row = LogRow::default();
@@ -201,7 +201,7 @@ impl FileVerifier<'_> {
         let chunk = Chunk::read(&key.schema, reader.0).map_err(unreadable)?;
         for (page, head) in chunk.pages.iter().enumerate() {
             let values = chunk.rows(page).map_err(unreadable)?.into_values(&key.schema);
-            let cells = values.parts(&key.schema, Layout::of(key.interval_ms)).whole(&key.schema);
+            let cells = values.parts(&key.schema, key.schema.layout(key.interval_ms)).whole(&key.schema);
             agree(&key.schema, head, &cells).map_err(|why| format!("page {page} of the chunk: {why}"))?;
             self.verified.blocks += 1;
             self.verified.rows += head.rows as u64;
@@ -292,6 +292,7 @@ mod tests {
     use crate::archive::disk::HistoryFolder;
     use crate::archive::segment::SegmentWriter;
     use crate::codec::{self, Effort, put_u64};
+    use crate::ladder::Layout;
     use crate::rows::RawRows;
 
     fn verified(disk: &dyn Disk) -> VerifyReport {

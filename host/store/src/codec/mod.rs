@@ -123,10 +123,11 @@ impl<'a> Chunk<'a> {
         Ok(RawRows { at_ms: head.at_ms(), columns, before: head.before.clone(), generation: head.generation })
     }
 
-    /// Unpacks one column of a page: its times and readings.
-    pub(crate) fn column(&self, page: usize, index: usize) -> Result<(Vec<i64>, Vec<f64>), CorruptData> {
+    /// Unpacks some columns of a page: the times, and the readings of each column.
+    pub(crate) fn columns(&self, page: usize, wanted: &[usize]) -> Result<(Vec<i64>, Vec<Vec<f64>>), CorruptData> {
         let head = self.pages.get(page).ok_or(CorruptData)?;
-        Ok((head.at_ms(), self.columns.get(index).ok_or(CorruptData)?.page(page, head.rows)?))
+        let column = |index: &usize| self.columns.get(*index).ok_or(CorruptData)?.page(page, head.rows);
+        Ok((head.at_ms(), wanted.iter().map(column).collect::<Result<_, _>>()?))
     }
 }
 

@@ -131,11 +131,16 @@ impl Block {
         Ok(rows)
     }
 
-    /// Unpacks the times and the readings of one column.
-    pub(crate) fn column(&self, schema: &Schema, index: usize) -> Result<(Vec<i64>, Vec<f64>), UnreadableBlock> {
-        let (mut at_ms, mut readings) = self.with_chunk(schema, |chunk| chunk.column(self.place.page.into(), index))?;
+    /// Unpacks the times and the readings of some columns.
+    pub(crate) fn columns(
+        &self,
+        schema: &Schema,
+        columns: &[usize],
+    ) -> Result<(Vec<i64>, Vec<Vec<f64>>), UnreadableBlock> {
+        let page = self.place.page.into();
+        let (mut at_ms, mut readings) = self.with_chunk(schema, |chunk| chunk.columns(page, columns))?;
         at_ms.truncate(self.rows);
-        readings.truncate(self.rows);
+        readings.iter_mut().for_each(|column| column.truncate(self.rows));
         Ok((at_ms, readings))
     }
 

@@ -47,19 +47,19 @@ pub(crate) enum BlockRef<'a> {
 }
 
 /// Returns how many blocks a frame keeps unpacked at least. If blocks are long, these are several days: their cells
-/// answer the queries that people ask most.
-fn blocks_kept_unpacked(layout: Layout) -> usize {
+/// answer the queries that people ask most. Labelled series keep no cells in memory.
+pub(super) fn kept_unpacked(layout: Layout, schema: &Schema) -> usize {
     const LONG_MS: i64 = 45 * 60_000;
-    if layout.block_ms < LONG_MS { STEP } else { 128 }
+    if layout.block_ms < LONG_MS || schema.labels().is_some() { STEP } else { 128 }
 }
 
-/// Packs the blocks before the newest, if there are enough to be worth it. `spread` makes frames on one schedule do so
+/// Packs the blocks before the newest `kept_unpacked`, if there are enough to be worth it. `spread` makes frames on one schedule do so
 /// at different times. In the result packed blocks come first and blocks in memory alone last.
-pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &BlockCache) -> Arc<[Blocks]> {
+pub(super) fn pack(blocks: Vec<Blocks>, kept_unpacked: usize, spread: u64, cache: &BlockCache) -> Arc<[Blocks]> {
     let is_packed = |blocks: &Blocks| matches!(blocks, Blocks::Packed(_));
     let (packed, ones) = blocks.split_at(blocks.partition_point(is_packed));
     let stored = ones.partition_point(|one| one.unstored().is_none());
-    let excess = stored.saturating_sub(blocks_kept_unpacked(layout) + (spread % STEP as u64) as usize);
+    let excess = stored.saturating_sub(kept_unpacked + (spread % STEP as u64) as usize);
     if excess < STEP {
         return blocks.into();
     }

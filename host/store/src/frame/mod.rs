@@ -13,6 +13,7 @@ mod buckets;
 mod generations;
 mod memory;
 mod open;
+mod readings;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -78,6 +79,8 @@ pub(crate) struct StoreResources {
     pub(crate) disk: Pool,
     /// Bytes of the log, by owner. They also count in `disk`.
     pub(crate) log: Pool,
+    /// Labelled series, by owner.
+    pub(crate) series: Pool,
     /// Whether blocks are written to files. If so, rows that are removed before they are written count as lost.
     pub(crate) archived: bool,
     /// Failed attempts to read a block.
@@ -150,7 +153,7 @@ pub(crate) struct SealedBlock {
 
 impl Frame {
     pub(crate) fn new(key: FrameKey, shared: Arc<StoreResources>) -> Self {
-        let layout = Layout::of(key.interval_ms);
+        let layout = key.schema.layout(key.interval_ms);
         Self {
             id: shared.next_frame.fetch_add(1, Ordering::Relaxed),
             memory: FrameMemory::none(key.clone(), layout, shared.clone()),
@@ -166,7 +169,7 @@ impl Frame {
 
     /// Returns the bytes of memory that a frame takes with its first row.
     pub(crate) fn first_bytes(schema: &Schema, interval_ms: i64) -> u64 {
-        memory::first_bytes(schema, Layout::of(interval_ms), interval_ms)
+        memory::first_bytes(schema, schema.layout(interval_ms), interval_ms)
     }
 
     /// Tells the frame that `bytes` were already taken for its first rows.
@@ -507,6 +510,7 @@ impl StoreResources {
             sealed: Pool::halved(limits.memory - limits.memory / 2),
             disk: Pool::new(limits.disk, 0),
             log: Pool::halved(limits.disk / LOG),
+            series: Pool::halved(limits.series),
             archived,
             unreadable: AtomicU64::new(0),
             lost_rows: AtomicU64::new(0),

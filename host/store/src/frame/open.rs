@@ -301,6 +301,14 @@ impl OpenBlock {
         parts
     }
 
+    /// Copies some columns of some rows: the times, and the readings of each column.
+    pub(crate) fn columns(&self, rows: Range<usize>, wanted: &[usize]) -> (Vec<i64>, Vec<Vec<f64>>) {
+        let read = self.read_range(rows, |column| wanted.contains(&column));
+        let column = |index: &usize| read.columns.get(*index).cloned().unwrap_or_default();
+        let columns = wanted.iter().map(column).collect();
+        (read.at_ms, columns)
+    }
+
     fn read_range(&self, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> RawRows {
         let rows = rows.start..rows.end.min(self.len());
         // The slabs that hold the rows, with the range of rows in each.

@@ -50,7 +50,8 @@ impl Frame {
         let place = BlockPlace { bytes: ChunkBytes::Memory(chunk), page: 0 };
         let id = self.cache().new_id();
         let span = (first_ms, last_ms);
-        let cells = Some(Cells::of(&cells, &self.key.schema, rows.len()));
+        let has_cells = self.key.schema.labels().is_none();
+        let cells = has_cells.then(|| Cells::of(&cells, &self.key.schema, rows.len()));
         let block = Block::new(id, open.start_row, rows.len(), span, rows.generation, place, cells);
         Some(SealedBlock { open: open.clone(), block })
     }
@@ -223,6 +224,6 @@ impl Frame {
     }
 
     fn packed(&self, blocks: Vec<Blocks>) -> Arc<[Blocks]> {
-        blocks::pack(blocks, self.layout, self.id, self.cache())
+        blocks::pack(blocks, blocks::kept_unpacked(self.layout, self.schema()), self.id, self.cache())
     }
 }

@@ -307,8 +307,10 @@ impl ExportedFrame {
             if self.is_wanted(at_ms) && !reading.is_nan() { each(at_ms, reading) } else { Ok(()) }
         };
         for block in self.blocks(&view) {
-            match block.column(self.schema(), field) {
-                Ok((at_ms, readings)) => at_ms.into_iter().zip(readings).try_for_each(|(at, x)| hand_over(at, x))?,
+            match block.columns(self.schema(), &[field]) {
+                Ok((at_ms, readings)) => {
+                    at_ms.into_iter().zip(readings.into_iter().flatten()).try_for_each(|(at, x)| hand_over(at, x))?;
+                }
                 Err(_) => unreadable += 1,
             }
         }

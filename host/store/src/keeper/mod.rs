@@ -398,6 +398,7 @@ impl Keeper {
             frame.prune(trusted_ms, is_over);
             frame.give_back_if_idle(now_ms);
         }
+        self.store.sweep_series();
         let Some(archive) = &mut self.archive else { return };
         // A file must not be deleted before the note is written that its instance was removed.
         if self.retry.is_some() || !self.changes.is_empty() {

@@ -268,6 +268,29 @@ fn a_full_disk_collects_no_files_of_failed_writes() {
 }
 
 #[test]
+fn files_of_the_first_version_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut keeper, _) = Store::open(folder.path(), &limits()).unwrap();
+    record(&store, &mut keeper, 2, 0, 14 * H);
+    assert!(keeper.close(14 * H));
+    let mut segments = 0;
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        if !bytes.is_empty() {
+            std::fs::write(&path, archive::of_another_version(&bytes, -1)).unwrap();
+            segments += usize::from(path.to_str().unwrap().contains("seg-"));
+        }
+    }
+    assert!(segments > 0, "merged files are among them");
+    let expected = rows(&store, 1);
+    drop(store);
+    let (again, _, restored) = Store::open(folder.path(), &limits()).unwrap();
+    assert_eq!((restored.damaged, restored.newer), (0, vec![]));
+    assert_eq!(rows(&again, 1), expected);
+}
+
+#[test]
 fn a_file_of_a_later_version_is_neither_changed_nor_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper, _) = Store::open(folder.path(), &limits()).unwrap();
@@ -276,7 +299,7 @@ fn a_file_of_a_later_version_is_neither_changed_nor_deleted() {
     drop(store);
     let log = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
     let log = log.filter(|path| path.to_str().unwrap().contains("log-")).max().unwrap();
-    let newer = archive::of_a_later_version(&std::fs::read(&log).unwrap());
+    let newer = archive::of_another_version(&std::fs::read(&log).unwrap(), 1);
     std::fs::write(&log, &newer).unwrap();
     let (store, mut keeper, restored) = Store::open(folder.path(), &limits()).unwrap();
     assert_eq!(restored.newer, [log.file_name().unwrap().to_str().unwrap()]);

@@ -60,6 +60,9 @@ impl Store {
     pub(crate) fn adopt(&self, frames: Vec<Arc<Frame>>, next_born: u64, values: NoteValues, restored: RestoreReport) {
         const OF_CLOCK: &str = "clock/";
         self.0.next_born.fetch_max(next_born, Ordering::Relaxed);
+        let (labelled, frames): (Vec<_>, Vec<_>) =
+            frames.into_iter().partition(|frame| frame.schema().labels().is_some());
+        self.adopt_series(labelled.into_iter());
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
         for frame in frames {
             let all = instances.entry(frame.key().instance.clone()).or_default();

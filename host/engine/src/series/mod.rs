@@ -1,0 +1,13 @@
+//! Labelled series in history.
+//!
+//! * `exposition_group`: puts the text of an exposition into history, one sample per line.
+//! * `registered`: does that with what the host and the plugins registered.
+
+//! * `find`: finds series by their labels, samples among them.
+
+mod exposition_group;
+mod find;
+mod registered;
+
+pub use find::select;
+pub(crate) use registered::record_in_history;

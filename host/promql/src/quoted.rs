@@ -1,0 +1,89 @@
+//! Strings in quotes, as Go writes them: `"…"` and `'…'` with escapes, `` `…` `` without.
+
+/// Reads the string that begins at the start of a text. Returns it and its length with the quotes; or what is wrong
+/// with it.
+pub(crate) fn read(text: &str) -> Result<(String, usize), String> {
+    let mut chars = text.char_indices();
+    let quote = match chars.next() {
+        Some((_, quote @ ('"' | '\'' | '`'))) => quote,
+        _ => return Err("expected a string in quotes".to_owned()),
+    };
+    let mut bytes: Vec<u8> = Vec::new();
+    let put = |bytes: &mut Vec<u8>, c: char| bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+    while let Some((at, c)) = chars.next() {
+        match c {
+            _ if c == quote => {
+                let string = String::from_utf8(bytes).map_err(|_| "the string is not UTF-8".to_owned())?;
+                return Ok((string, at + 1));
+            }
+            '\n' if quote != '`' => return Err("a line break in a string".to_owned()),
+            '\\' if quote != '`' => {
+                let escaped = chars.next().map(|(_, c)| c).ok_or_else(unterminated)?;
+                let mut digits = |count: usize, radix: u32, first: &str| -> Result<u32, String> {
+                    let more = (0..count).filter_map(|_| chars.next().map(|(_, c)| c));
+                    let digits: String = first.chars().chain(more).collect();
+                    u32::from_str_radix(&digits, radix)
+                        .map_err(|_| format!("invalid escape sequence \\{escaped}{digits}"))
+                };
+                let byte = |value: u32| u8::try_from(value).map_err(|_| "an escaped byte is above 255".to_owned());
+                match escaped {
+                    'a' => bytes.push(7),
+                    'b' => bytes.push(8),
+                    'f' => bytes.push(12),
+                    'n' => bytes.push(b'\n'),
+                    'r' => bytes.push(b'\r'),
+                    't' => bytes.push(b'\t'),
+                    'v' => bytes.push(11),
+                    '\\' => bytes.push(b'\\'),
+                    'x' => bytes.push(byte(digits(2, 16, "")?)?),
+                    '0'..='7' => bytes.push(byte(digits(2, 8, &escaped.to_string())?)?),
+                    'u' | 'U' => {
+                        let value = digits(if escaped == 'u' { 4 } else { 8 }, 16, "")?;
+                        let c = char::from_u32(value).ok_or_else(|| format!("{value:#x} is not a character"))?;
+                        put(&mut bytes, c);
+                    }
+                    _ if escaped == quote => put(&mut bytes, quote),
+                    other => return Err(format!("unknown escape sequence \\{other}")),
+                }
+            }
+            _ => put(&mut bytes, c),
+        }
+    }
+    Err(unterminated())
+}
+
+fn unterminated() -> String {
+    "the string has no end".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read;
+    use proptest::prelude::*;
+
+    #[test]
+    fn strings_are_read_as_go_reads_them() {
+        for (text, string) in [
+            (r#""a" b"#, "a"),
+            (r"'it\'s'", "it's"),
+            (r#""\x41\102\u00e4\U0001F600\t\\""#, "AB\u{e4}\u{1F600}\t\\"),
+            ("`a\\n\nb`", "a\\n\nb"),
+            (r#""\xc3\xa4""#, "\u{e4}"),
+        ] {
+            assert_eq!(read(text).unwrap().0, string, "{text}");
+        }
+        assert_eq!(read(r#""a" b"#).unwrap().1, 3);
+        for text in
+            ["", "a", "\"", "\"a\n\"", r#""\z""#, r#""\'""#, r#""\xzz""#, r#""\ud800""#, r#""\xff""#, r#""\400""#]
+        {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text: String) {
+            let _ = read(&format!("\"{text}"));
+        }
+    }
+}
