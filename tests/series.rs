@@ -1,6 +1,6 @@
 //! Labelled series: what the host and plugins register is in history, as `/metrics` shows it, and can be asked for.
 
-use crate::harness::{Host, Prometheus, verbs};
+use crate::harness::{Host, Prometheus, dropsonde, run, verbs};
 use serde_json::Value;
 use std::fs;
 
@@ -144,4 +144,28 @@ fn prometheus_federates_from_a_host() {
     assert_eq!(prometheus.until("verbs_level{plugin=\"verbs\"}", |level| level == 4.5), 4.5);
     prometheus
         .until("histogram_quantile(0.9, rate(verbs_seconds_bucket[1m]))", |quantile| (0.1..=1.0).contains(&quantile));
+}
+
+#[test]
+fn an_export_has_the_series_with_their_labels() {
+    let mut host = Host::start(MEASURING, &[("verbs", verbs())]);
+    one(&host, "verbs_level");
+    host.stop();
+    let data = host.data().display().to_string();
+    let export = |format: &str| {
+        let (code, out, error) = run(dropsonde().args(["store", "export", "--data", &data, "--format", format]));
+        assert_eq!(code, 0, "{error}");
+        out
+    };
+    let text = export("openmetrics");
+    assert!(text.contains("\n# TYPE verbs_level gauge\nverbs_level{plugin=\"verbs\"} 4.5 1"), "{text}");
+    assert!(text.contains("\nverbs_seconds_bucket{le=\"+Inf\",plugin=\"verbs\"} "), "{text}");
+    let csv = export("csv");
+    let line = csv.lines().find(|line| line.contains(",dropsonde:metrics,verbs,\"verbs_level{"));
+    assert!(line.is_some_and(|line| line.ends_with("{plugin=\"\"verbs\"\"}\",4.5")), "{line:?}");
+    let (_, stats, _) = run(dropsonde().args(["store", "stats", "--json", "--data", &data]));
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    assert!(stats["series"].as_u64() > Some(100), "{stats}");
+    let (code, _, error) = run(dropsonde().args(["store", "verify", "--data", &data]));
+    assert_eq!(code, 0, "{error}");
 }

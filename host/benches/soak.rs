@@ -28,7 +28,7 @@ const WARM_UP: usize = 10;
 
 fn config(nth: u64) -> String {
     format!(
-        "poll.discover_interval = '1s'\nstore.max_disk = '32MiB'\nstore.block_cache = '16MiB'\nlabels = {{ nth = '{}' }}\n\
+        "poll.discover_interval = '1s'\nstore.max_disk = '16MiB'\nstore.block_cache = '8MiB'\nlabels = {{ nth = '{}' }}\n\
          [plugins.flock]\ninterval = '200ms'\nconfig = {{ flock = 5000 }}\n\
          [plugins.churning]\ninterval = '1s'\nconfig = {{ flock = 500, churn = true }}\n\
          [plugins.swapped]\ninterval = '200ms'\nconfig = {{ discover = ['swapped'] }}\n",

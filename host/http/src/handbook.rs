@@ -15,7 +15,7 @@ macro_rules! pages {
 }
 
 /// All pages, in reading order.
-pub const PAGES: [HandbookPage; 25] = pages! {
+pub const PAGES: [HandbookPage; 26] = pages! {
     "getting-started" "dashboard" "plugins" "granting" "running-plugins" "procfs" "scrape" "probe" "containers"
     "instances" "history" "streams" "snapshot" "series" "prometheus" "api" "configuration" "commands" "operating" "security" "fair-shares" "tracing" "embedding"
     "troubleshooting" "glossary" "contributing"

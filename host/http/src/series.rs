@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use dropsonde_engine::{json, series};
 use dropsonde_model::{Labels, MetricType};
-use dropsonde_openmetrics::{ExpositionFormat, ExpositionText, label, number, unit_of};
+use dropsonde_openmetrics::{ExpositionFormat, ExpositionText, number, series_text, unit_of};
 use dropsonde_promql::{Matcher, parse_selector};
 use dropsonde_store::{Query, SelectedSeries, SeriesSamples, SeriesSelection, is_stale};
 use serde::Serialize;
@@ -159,35 +159,10 @@ fn end_array(json: &mut Vec<u8>, open: u8, is_more: bool) -> bool {
     is_more
 }
 
-/// Returns a series as a selector that selects it: `up{job="api"}`. Names with other characters are in quotes.
+/// Returns a series as a selector that selects it.
 fn named(labels: &Labels) -> String {
-    let is_plain = |name: &str, more: &str| {
-        let is_in = |c: char| c.is_ascii_alphanumeric() || c == '_' || more.contains(c);
-        name.chars().all(is_in) && !name.starts_with(|c: char| c.is_ascii_digit())
-    };
-    let quoted = |text: &mut Vec<u8>, name: &str| text.extend(serde_json::to_vec(name).unwrap_or_default());
-    let (mut text, mut open) = (Vec::new(), b'{');
-    match labels.get(NAME).unwrap_or_default() {
-        name if is_plain(name, ":") => text.extend_from_slice(name.as_bytes()),
-        name => {
-            text.push(std::mem::replace(&mut open, b','));
-            quoted(&mut text, name);
-        }
-    }
-    for (name, value) in labels.iter().filter(|(name, _)| *name != NAME) {
-        text.push(std::mem::replace(&mut open, b','));
-        if is_plain(name, "") {
-            label(&mut text, name, value);
-        } else {
-            quoted(&mut text, name);
-            text.push(b'=');
-            quoted(&mut text, value);
-        }
-    }
-    if open == b',' {
-        text.push(b'}');
-    }
-    String::from_utf8(text).unwrap_or_default()
+    let name = labels.get(NAME).unwrap_or_default();
+    series_text(name, labels.iter().filter(|(key, _)| *key != NAME))
 }
 
 fn points(json: &mut Vec<u8>, series: &SelectedSeries, samples: &SeriesSamples, query: &Query, bands: bool) {

@@ -33,6 +33,33 @@ const LONGEST_KEY: usize = 64;
 /// Keys of labels that the host or Prometheus sets.
 pub const RESERVED_KEYS: [&str; 6] = ["id", "sampler", "plugin", "instance", "job", "le"];
 
+/// Returns whether [`Labels::as_text`] can have returned a text: it has complete pairs, and the keys ascend.
+pub fn is_text(text: &str) -> bool {
+    // A history of a million series has as many of these texts, so bytes are read instead of characters.
+    let mut rest = text.as_bytes();
+    let mut before: Option<&[u8]> = None;
+    while !rest.is_empty() {
+        let mut word = || {
+            let end = rest.iter().position(|byte| *byte == END as u8)?;
+            let (word, behind) = rest.split_at(end);
+            rest = behind.get(1..)?;
+            Some(word)
+        };
+        let (Some(key), Some(_)) = (word(), word()) else { return false };
+        if before.is_some_and(|before| before >= key) {
+            return false;
+        }
+        before = Some(key);
+    }
+    true
+}
+
+/// Returns the pairs of a text that [`Labels::as_text`] returned.
+pub fn pairs_of_text(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut words = text.split_terminator(END);
+    std::iter::from_fn(move || Some((words.next()?, words.next()?)))
+}
+
 /// Returns whether a text is a valid label key.
 pub fn is_valid_key(key: &str) -> bool {
     let begins = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
@@ -84,8 +111,7 @@ impl Labels {
 
     /// Returns pairs of key and value, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut words = self.0.as_deref().unwrap_or_default().split_terminator(END);
-        std::iter::from_fn(move || Some((words.next()?, words.next()?)))
+        pairs_of_text(self.as_text())
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -105,16 +131,9 @@ impl Labels {
         self.0.as_deref().unwrap_or_default()
     }
 
-    /// Returns the labels of a text that [`Labels::as_text`] returned; `None` if it has no complete pairs or if the keys
-    /// do not ascend.
+    /// Returns the labels of a text that [`Labels::as_text`] returned; `None` if it is not such a text.
     pub fn from_text(text: &str) -> Option<Self> {
-        if text.is_empty() {
-            return Some(Self::new());
-        }
-        let words = text.strip_suffix(END)?.split(END);
-        let is_paired = words.clone().count() % 2 == 0;
-        let is_sorted = words.step_by(2).is_sorted_by(|a, b| a < b);
-        (is_paired && is_sorted).then(|| Self(Some(text.into())))
+        is_text(text).then(|| Self((!text.is_empty()).then(|| text.into())))
     }
 
     /// Returns the number of bytes of all keys and values.

@@ -49,7 +49,7 @@ impl ExpositionText {
             self.put(&["\n"]);
         }
         self.put(&["# TYPE ", name, " ", kind, "\n"]);
-        if let Some(unit) = unit_of(name).filter(|_| is_open) {
+        if let Some(unit) = unit_of(name).filter(|unit| is_open && name.ends_with(unit)) {
             self.put(&["# UNIT ", name, " ", unit, "\n"]);
         }
     }
@@ -130,6 +130,41 @@ pub fn label(bytes: &mut Vec<u8>, key: &str, value: &str) {
     bytes.extend_from_slice(b"=\"");
     escape(bytes, value, true);
     bytes.push(b'"');
+}
+
+/// Returns a series as both formats and PromQL write it: `up{job="api"}`. Names with other characters than letters,
+/// digits and `_` are in quotes.
+pub fn series_text<'a>(name: &str, labels: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let is_plain = |name: &str, more: &str| {
+        let is_in = |c: char| c.is_ascii_alphanumeric() || c == '_' || more.contains(c);
+        name.chars().all(is_in) && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let quoted = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.push(b'"');
+        escape(bytes, text, true);
+        bytes.push(b'"');
+    };
+    let (mut bytes, mut open) = (Vec::new(), b'{');
+    if is_plain(name, ":") {
+        bytes.extend_from_slice(name.as_bytes());
+    } else {
+        bytes.push(std::mem::replace(&mut open, b','));
+        quoted(&mut bytes, name);
+    }
+    for (key, value) in labels {
+        bytes.push(std::mem::replace(&mut open, b','));
+        if is_plain(key, "") {
+            bytes.extend_from_slice(key.as_bytes());
+        } else {
+            quoted(&mut bytes, key);
+        }
+        bytes.push(b'=');
+        quoted(&mut bytes, value);
+    }
+    if open == b',' {
+        bytes.push(b'}');
+    }
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 /// Returns a label, as in both formats.

@@ -86,7 +86,8 @@ impl Schema {
             aggregation: if metric_type == MetricType::Gauge { Aggregation::Mean } else { Aggregation::Last },
             ..StoredField::gauge(name.clone())
         };
-        let fields: Vec<_> = labels.unpacked().into_iter().map(|(_, metric_type)| field(metric_type)).collect();
+        let mut fields = Vec::with_capacity(labels.columns());
+        labels.each(|_, metric_type| fields.push(field(metric_type)));
         let quanta = vec![Quantum::Exact; fields.len()];
         Self(Arc::new(SchemaInner { sampler: group, fields, has_delay: false, quanta, labels: Some(labels) }))
     }

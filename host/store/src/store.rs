@@ -126,7 +126,7 @@ impl Store {
             usage: Mutex::default(),
             trusted_ms: AtomicI64::new(i64::MIN),
         }));
-        store.adopt_series(labelled.into_iter());
+        store.adopt_series(labelled);
         store
     }
 

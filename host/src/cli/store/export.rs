@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use dropsonde_engine::json;
 use dropsonde_engine::plugins::FieldMetric;
 use dropsonde_engine::tracked::noted_labels;
-use dropsonde_model::Labels;
+use dropsonde_model::{Labels, MetricType};
 use dropsonde_openmetrics::{self as openmetrics, ExpositionText, FamilyKind};
 use dropsonde_store::InstanceId;
 use dropsonde_store::inspect::{self, Export, ExportFilter, ExportedFrame};
@@ -17,6 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::Arc;
+
+/// The label that holds the name of a metric.
+const NAME: &str = "__name__";
 
 pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
     let mut filter = ExportFilter { instances: args.instance, ..ExportFilter::default() };
@@ -56,14 +59,18 @@ fn csv(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     let mut number = Vec::new();
     for frame in &export.frames {
         let schema = frame.schema();
+        let fields: Vec<String> = match schema.series() {
+            Some(series) => series.iter().map(|(labels, _)| series_name(labels)).collect(),
+            None => schema.fields().iter().map(|field| field.name.to_string()).collect(),
+        };
         unread += frame.rows(|row| {
             let at = json::time(row.at_ms);
-            let values = schema.fields().iter().zip(&row.values).filter(|(_, value)| !value.is_nan());
+            let values = fields.iter().zip(&row.values).filter(|(_, value)| !value.is_nan());
             for (field, &value) in values {
                 number.clear();
                 json::number(&mut number, value);
                 let (instance, sampler) = (frame.instance().as_str(), &**schema.sampler());
-                let line = [at.as_bytes(), instance.as_bytes(), sampler.as_bytes(), field.name.as_bytes(), &number];
+                let line = [at.as_bytes(), instance.as_bytes(), sampler.as_bytes(), field.as_bytes(), &number];
                 lines.write_record(line)?;
             }
             Ok::<_, io::Error>(())
@@ -121,16 +128,79 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
             }
         }
     }
+    unread += labelled(export, &mut text, out)?;
     text.end();
     out.write_all(&text.bytes)?;
     Ok(unread)
+}
+
+/// The columns that hold the samples of each series of one metric, by the series' labels as text.
+type LabelledFamily<'a> = BTreeMap<String, Vec<(&'a ExportedFrame, usize)>>;
+
+/// Writes labelled series. The parts of a histogram are metrics of their own, because their samples are in the order of
+/// series and not in that of times.
+fn labelled(export: &Export, text: &mut ExpositionText, out: &mut impl Write) -> io::Result<u64> {
+    let mut families: BTreeMap<(String, bool), LabelledFamily<'_>> = BTreeMap::new();
+    let mut kinds = BTreeMap::new();
+    for frame in &export.frames {
+        for (column, (labels, metric_type)) in frame.schema().series().unwrap_or_default().into_iter().enumerate() {
+            let name = labels.get(NAME).unwrap_or_default().to_owned();
+            let is_counter = metric_type == MetricType::Counter && name.ends_with("_total");
+            let kind = match metric_type {
+                MetricType::Counter if is_counter => FamilyKind::Counter,
+                MetricType::Gauge => FamilyKind::Gauge,
+                _ => FamilyKind::Unknown,
+            };
+            // The first type of a name counts: a family has one.
+            kinds.entry(name.clone()).or_insert(kind);
+            families
+                .entry((name, is_counter))
+                .or_default()
+                .entry(label_list(&labels))
+                .or_default()
+                .push((frame, column));
+        }
+    }
+    let mut unread = 0;
+    for ((name, _), series) in families {
+        text.family(&name, "", kinds.get(&name).copied().unwrap_or(FamilyKind::Unknown));
+        for (labels, columns) in series {
+            let mut samples: Vec<(i64, f64)> = Vec::new();
+            for (frame, column) in columns {
+                let take = |at_ms, reading: f64| {
+                    samples.push((at_ms, reading));
+                    Ok::<_, Infallible>(())
+                };
+                unread += frame.readings(column, take).unwrap_or_default();
+            }
+            samples.sort_by_key(|(at_ms, _)| *at_ms);
+            samples.dedup_by_key(|(at_ms, _)| *at_ms);
+            for (at_ms, value) in samples {
+                text.sample_at(&[&name], &[&labels], value, at_ms);
+                out.write_all(&text.bytes)?;
+                text.bytes.clear();
+            }
+        }
+    }
+    Ok(unread)
+}
+
+fn label_list(labels: &Labels) -> String {
+    let own = labels.iter().filter(|(key, _)| *key != NAME);
+    own.map(|(key, value)| openmetrics::label_text(key, value)).collect::<Vec<_>>().join(",")
+}
+
+fn series_name(labels: &Labels) -> String {
+    let own = labels.iter().filter(|(key, _)| *key != NAME);
+    openmetrics::series_text(labels.get(NAME).unwrap_or_default(), own)
 }
 
 /// Groups columns by the name of their metric. A name has one kind of metric and at most one column per frame. A column
 /// without a free name is left out, and a note is printed.
 fn families(export: &Export) -> BTreeMap<String, ExportFamily<'_>> {
     let fields = |frame: &'_ ExportedFrame| frame.schema().fields().len();
-    let columns = export.frames.iter().flat_map(|frame| (0..fields(frame)).map(move |field| (frame, field)));
+    let of_samplers = export.frames.iter().filter(|frame| frame.schema().series().is_none());
+    let columns = of_samplers.flat_map(|frame| (0..fields(frame)).map(move |field| (frame, field)));
     let named = columns.filter_map(|(frame, field)| {
         let names = FieldMetric::of_kept(frame.schema().fields().get(field)?);
         Some((frame, field, names))

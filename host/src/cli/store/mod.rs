@@ -51,6 +51,7 @@ pub(super) fn stats(args: &StoreArgs, out: &mut Out) -> Result<()> {
     let per_value = stats.bytes_per_value().map(|bytes| format!(", {bytes:.2} a value")).unwrap_or_default();
     writeln!(out, "all        {:>12} bytes{per_value}", stats.bytes())?;
     writeln!(out, "rows       {:>12} of {}", stats.rows, counted(stats.instances as u64, "instance"))?;
+    writeln!(out, "series     {:>12}", stats.series)?;
     writeln!(out, "frames     {:>12}", stats.frames)?;
     writeln!(out, "blocks     {:>12}", stats.blocks)?;
     if let (Some(oldest), Some(newest)) = (stats.oldest_ms, stats.newest_ms) {
@@ -100,7 +101,7 @@ fn stats_json(folder: &Path, stats: &FolderStats) -> Value {
     json!({
         "folder": folder.to_string_lossy(), "in_use": stats.in_use,
         "files": BTreeMap::from(files), "bytes": stats.bytes(), "bytes_per_value": stats.bytes_per_value(),
-        "instances": stats.instances, "frames": stats.frames, "blocks": stats.blocks, "rows": stats.rows,
+        "instances": stats.instances, "series": stats.series, "frames": stats.frames, "blocks": stats.blocks, "rows": stats.rows,
         "values": stats.values, "oldest_at": stats.oldest_ms.map(json::time),
         "newest_at": stats.newest_ms.map(json::time), "damaged": stats.damaged, "newer": stats.newer,
         "unreadable": unreadable.collect::<Vec<_>>(), "clock_set_back": stats.clock_set_back,

@@ -27,6 +27,8 @@ pub struct FolderStats {
     pub notes: FileTotals,
     /// Instances that have rows.
     pub instances: usize,
+    /// Labelled series.
+    pub series: usize,
     pub frames: usize,
     pub blocks: u64,
     pub rows: u64,
@@ -148,7 +150,11 @@ pub fn stats(folder: &Path) -> io::Result<FolderStats> {
     let (frames, values, restored) = restore(disk)?;
     stats.clock_jumps = values.get(clock_jumps::NOTE).map(|value| clock_jumps::read(value)).unwrap_or_default();
     let frames: Vec<_> = frames.iter().filter(|frame| !frame.is_empty()).collect();
-    stats.instances = frames.iter().map(|frame| &frame.key().instance).collect::<HashSet<_>>().len();
+    let (labelled, of_instances): (Vec<&Arc<Frame>>, Vec<&Arc<Frame>>) =
+        frames.iter().partition(|frame| frame.schema().labels().is_some());
+    stats.instances = of_instances.iter().map(|frame| &frame.key().instance).collect::<HashSet<_>>().len();
+    let series = labelled.iter().flat_map(|frame| frame.schema().series().unwrap_or_default());
+    stats.series = series.map(|(labels, _)| labels).collect::<HashSet<_>>().len();
     stats.frames = frames.len();
     let mut usage = StoreUsage::default();
     for frame in frames {

@@ -6,7 +6,7 @@ use super::postings::{Postings, intersect, union};
 use super::selection::{FoundSeries, ReadingScale, SeriesColumn};
 use super::symbols::{Symbol, Symbols};
 use crate::Frame;
-use dropsonde_model::{Labels, MetricType};
+use dropsonde_model::{Labels, MetricType, labels};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher as _;
@@ -52,6 +52,13 @@ struct IndexedSeries {
     metric_type: MetricType,
 }
 
+/// The labels of a column as a text, and the numbers of its label pairs.
+#[derive(Default)]
+struct KnownPairs {
+    text: String,
+    numbers: Vec<u32>,
+}
+
 /// A column of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FrameColumn {
@@ -74,36 +81,63 @@ const NOT_INDEXED: u32 = u32::MAX;
 const FEW_GONE: usize = 1024;
 
 impl SeriesIndex {
+    /// Makes room for some series, so that adding them takes less time.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.series.reserve(count);
+        let Self { series, series_numbers, hasher, .. } = self;
+        let pairs_of = |number: u32| series.get(number as usize).map(|series| &series.pairs[..]).unwrap_or_default();
+        series_numbers.reserve(count, |number| hasher.hash_one(pairs_of(*number)));
+    }
+
     /// Adds a frame of labelled series.
     pub(crate) fn add(&mut self, frame: Arc<Frame>, is_used: bool) {
-        let columns = frame.schema().labels().map(|packed| packed.unpacked()).unwrap_or_default();
+        let schema = frame.schema().clone();
+        let Some(packed) = schema.labels() else { return };
         let (id, indexed) = (frame.id, IndexedFrame { frame, series: Box::default(), is_used });
         let number = place(&mut self.frames, &mut self.free_frames, Some(indexed));
         self.frame_numbers.insert(id, number);
-        let mut series = Vec::with_capacity(columns.len());
-        for (nth, (labels, metric_type)) in columns.into_iter().enumerate() {
-            let column = FrameColumn { frame: number, column: u16::try_from(nth).unwrap_or(u16::MAX) };
-            series.push(self.add_column(&labels, metric_type, column).unwrap_or(NOT_INDEXED));
-        }
+        let (mut series, mut before) = (Vec::with_capacity(packed.columns()), KnownPairs::default());
+        packed.each(|text, metric_type| {
+            let column = FrameColumn { frame: number, column: u16::try_from(series.len()).unwrap_or(u16::MAX) };
+            let added = self.find_pairs(text, &mut before);
+            let added = added.map(|()| self.add_column(&before.numbers, metric_type, column));
+            series.push(added.unwrap_or(NOT_INDEXED));
+        });
         if let Some(Some(indexed)) = self.frames.get_mut(number as usize) {
             indexed.series = series.into();
         }
     }
 
-    /// Adds a column to its series. Returns the number of the series; `None` if there is no room for its labels.
-    fn add_column(&mut self, labels: &Labels, metric_type: MetricType, column: FrameColumn) -> Option<u32> {
-        let mut pairs = Vec::with_capacity(8);
-        for (name, value) in labels.iter() {
-            let (name, value) = (self.symbols.intern(name)?, self.symbols.intern(value)?);
-            pairs.push(self.pair(name, value));
+    /// Replaces the label pairs of one column by those of the next one. `text` has the labels as [`Labels::as_text`]
+    /// returns them. Neighbours have most pairs in common. Returns `None` if there is no room for more labels.
+    fn find_pairs(&mut self, text: &str, known: &mut KnownPairs) -> Option<()> {
+        let mut numbers = Vec::with_capacity(known.numbers.len());
+        let mut same = labels::pairs_of_text(&known.text).zip(&known.numbers);
+        for pair in labels::pairs_of_text(text) {
+            numbers.push(match same.next() {
+                Some((before, number)) if before == pair => *number,
+                _ => {
+                    let (name, value) = (self.symbols.intern(pair.0)?, self.symbols.intern(pair.1)?);
+                    self.pair(name, value)
+                }
+            });
         }
-        let hash = self.hasher.hash_one(&pairs[..]);
+        drop(same);
+        known.numbers = numbers;
+        known.text.clear();
+        known.text.push_str(text);
+        Some(())
+    }
+
+    /// Adds a column to the series with some label pairs. Returns the number of the series.
+    fn add_column(&mut self, pairs: &[u32], metric_type: MetricType, column: FrameColumn) -> u32 {
+        let hash = self.hasher.hash_one(pairs);
         if let Some(&known) = self.series_numbers.find(hash, |number| self.pairs_of(*number) == pairs) {
             self.more.entry(known).or_default().push(column);
             if let Some(series) = self.series.get_mut(known as usize) {
                 series.metric_type = metric_type;
             }
-            return Some(known);
+            return known;
         }
         let added = IndexedSeries { pairs: pairs.into(), column, metric_type };
         let number = place(&mut self.series, &mut self.free_series, added);
@@ -115,7 +149,7 @@ impl SeriesIndex {
                 pair.series.insert(number);
             }
         }
-        Some(number)
+        number
     }
 
     /// Returns the number of a label pair, which it adds if it is new.

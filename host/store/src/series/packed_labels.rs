@@ -1,7 +1,7 @@
 //! The label sets of a frame's columns in few bytes: neighbours share the beginnings of their texts.
 
 use crate::codec::{ByteReader, CorruptData, put_bytes, put_u64};
-use dropsonde_model::{Labels, MetricType};
+use dropsonde_model::{Labels, MetricType, labels};
 
 /// The label set and the metric type of each column of a frame. In files it has the same form.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,9 +30,12 @@ impl PackedLabels {
     /// Reads what [`PackedLabels::bytes`] returned, and checks it.
     pub(crate) fn read(columns: usize, bytes: &[u8]) -> Result<Self, CorruptData> {
         let packed = Self { columns, bytes: bytes.into() };
-        let mut read = 0;
-        packed.try_each(|_, _| read += 1)?;
-        if read == columns { Ok(packed) } else { Err(CorruptData) }
+        let (mut read, mut are_labels) = (0, true);
+        packed.try_each(|text, _| {
+            read += 1;
+            are_labels &= labels::is_text(text);
+        })?;
+        if read == columns && are_labels { Ok(packed) } else { Err(CorruptData) }
     }
 
     pub(crate) fn columns(&self) -> usize {
@@ -46,12 +49,18 @@ impl PackedLabels {
     /// Returns the label set and the metric type of each column.
     pub(crate) fn unpacked(&self) -> Vec<(Labels, MetricType)> {
         let mut all = Vec::with_capacity(self.columns);
-        // What was packed or checked can be read.
-        let _ = self.try_each(|labels, metric_type| all.push((labels, metric_type)));
+        self.each(|text, metric_type| all.push((Labels::from_text(text).unwrap_or_default(), metric_type)));
         all
     }
 
-    fn try_each(&self, mut each: impl FnMut(Labels, MetricType)) -> Result<(), CorruptData> {
+    /// Passes the label set of each column to `each`, as [`Labels::as_text`] returns it, and the metric type.
+    pub(crate) fn each(&self, each: impl FnMut(&str, MetricType)) {
+        // What was packed or checked can be read.
+        let read = self.try_each(each);
+        debug_assert!(read.is_ok());
+    }
+
+    fn try_each(&self, mut each: impl FnMut(&str, MetricType)) -> Result<(), CorruptData> {
         let mut reader = ByteReader(&self.bytes);
         let mut text = String::new();
         while !reader.is_empty() {
@@ -62,7 +71,7 @@ impl PackedLabels {
             }
             text.truncate(shared);
             text.push_str(reader.text()?);
-            each(Labels::from_text(&text).ok_or(CorruptData)?, metric_type);
+            each(&text, metric_type);
         }
         Ok(())
     }

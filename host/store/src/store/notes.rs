@@ -62,7 +62,7 @@ impl Store {
         self.0.next_born.fetch_max(next_born, Ordering::Relaxed);
         let (labelled, frames): (Vec<_>, Vec<_>) =
             frames.into_iter().partition(|frame| frame.schema().labels().is_some());
-        self.adopt_series(labelled.into_iter());
+        self.adopt_series(labelled);
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
         for frame in frames {
             let all = instances.entry(frame.key().instance.clone()).or_default();

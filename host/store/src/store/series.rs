@@ -146,9 +146,10 @@ impl Store {
 /// Functions for the keeper.
 impl Store {
     /// Adds the labelled frames of a folder.
-    pub(crate) fn adopt_series(&self, frames: impl Iterator<Item = Arc<Frame>>) {
+    pub(crate) fn adopt_series(&self, frames: Vec<Arc<Frame>>) {
         let mut index = self.series_index_mut();
-        frames.for_each(|frame| index.add(frame, false));
+        index.reserve(frames.iter().map(|frame| frame.schema().fields().len()).sum());
+        frames.into_iter().for_each(|frame| index.add(frame, false));
         self.0.shared.series.set_all(&index.by_owner());
     }
 
