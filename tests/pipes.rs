@@ -87,7 +87,7 @@ fn offline_commands_succeed_when_their_output_pipe_is_closed() {
         command.args(args.split(' ')).current_dir(&folder);
         command
     };
-    let recorded = run("plugin run procfs --cpu 10s --instance host --record tests/now").output().unwrap();
+    let recorded = run("plugin run verbs.wasm --instance ok --grant-all --record tests/now").output().unwrap();
     assert!(recorded.status.success(), "{recorded:?}");
     let commands = [
         "--help",
@@ -95,15 +95,14 @@ fn offline_commands_succeed_when_their_output_pipe_is_closed() {
         "help range",
         "plugin --help",
         "serve --check --memory-only",
-        "plugin check procfs",
-        "plugin check procfs --json",
-        "plugin check procfs --against verbs.wasm",
-        "plugin run procfs --cpu 10s --instance host",
-        "plugin run procfs --cpu 10s --instance host --json",
+        "plugin check verbs.wasm",
+        "plugin check verbs.wasm --json",
+        "plugin check verbs.wasm --against verbs.wasm",
         "plugin run verbs.wasm --instance ok --grant-all",
-        "plugin bench procfs --instance host --seconds 1",
-        "plugin bench procfs --instance host --seconds 1 --json",
-        "plugin test --file procfs",
+        "plugin run verbs.wasm --instance ok --grant-all --json",
+        "plugin bench verbs.wasm --instance ok --seconds 1",
+        "plugin bench verbs.wasm --instance ok --seconds 1 --json",
+        "plugin test --file verbs.wasm",
     ];
     let new = ["rust", "python", "js"].map(|language| format!("plugin new {language}-N --lang {language}"));
     let commands: Vec<&str> = commands.into_iter().chain(new.iter().map(String::as_str)).collect();

@@ -5,12 +5,12 @@
 #[derive(Debug, Clone)]
 pub(super) enum Postings {
     One(u32),
-    Many(Box<Vec<u32>>),
+    Many(Vec<u32>),
 }
 
 impl Postings {
     pub(super) fn none() -> Self {
-        Self::Many(Box::default())
+        Self::Many(Vec::new())
     }
 
     pub(super) fn as_slice(&self) -> &[u32] {
@@ -32,7 +32,7 @@ impl Postings {
                 }
             },
             Self::One(one) if *one == series => {}
-            Self::One(one) => *self = Self::Many(Box::new(vec![series.min(*one), series.max(*one)])),
+            Self::One(one) => *self = Self::Many(vec![series.min(*one), series.max(*one)]),
         }
     }
 
@@ -55,7 +55,7 @@ impl Postings {
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Self::One(_) => 0,
-            Self::Many(many) => size_of::<Vec<u32>>() + many.capacity() * size_of::<u32>(),
+            Self::Many(many) => many.capacity() * size_of::<u32>(),
         }
     }
 }
