@@ -61,7 +61,7 @@ impl Sampler for ForgetfulSampler {
     }
 
     fn sample_all(&mut self, _: &[InstanceId]) -> Readings {
-        Readings { values: vec![1.0], offsets_ms: Vec::new(), failures: Vec::new() }
+        Readings { values: vec![1.0], ..Readings::default() }
     }
 }
 

@@ -169,3 +169,52 @@ fn an_export_has_the_series_with_their_labels() {
     let (code, _, error) = run(dropsonde().args(["store", "verify", "--data", &data]));
     assert_eq!(code, 0, "{error}");
 }
+
+/// A host whose plugin reports series of the instance `series`.
+const REPORTING: &str = "poll.interval = '200ms'\n[plugins.procfs]\ninterval = '1h'\n\
+                         [[instances]]\nid = 'series'\nsamplers = ['verbs']\nlabels = { zone = 'mine' }\n";
+
+#[test]
+fn a_plugin_can_report_series_that_nobody_knew_beforehand() {
+    let host = Host::start(REPORTING, &[("verbs", verbs())]);
+    let reads = one(&host, "verb_reads_total{part=\"a\"}");
+    assert_eq!(reads["series"], "verb_reads_total{id=\"series\",part=\"a\",sampler=\"verbs\",zone=\"mine\"}");
+    assert_eq!(reads["type"], "counter");
+    // The host's own labels cannot be taken.
+    let depth = one(&host, "verb_depth");
+    let labels = serde_json::json!({
+        "exported_id": "own", "exported_sampler": "me", "exported_zone": "verbs", "id": "series", "sampler": "verbs",
+        "zone": "mine",
+    });
+    assert_eq!(depth["labels"], labels);
+    assert_eq!(host.until_usage("series", |usage| usage["value"].is_number())["value"], 2, "two definitions are wrong");
+    // One series is reported at every other tick only: it ends in between, and begins again.
+    let federated = |part: &str| format!("/federate?{}", matching(&format!("verb_reads_total{{part=\"{part}\"}}")));
+    host.until(&federated("b"), |answer| answer.body.is_empty());
+    host.until(&federated("b"), |answer| !answer.body.is_empty());
+    assert!(!host.get(&federated("a")).body.is_empty());
+    // What was reported of an instance that nobody asked for is counted and left out.
+    assert!(listed(&host, "{id=\"nobody\"}").is_empty());
+    let counted = "dropsonde_errors_total{service=\"verbs\",type=\"series_of_others\"}";
+    host.until("/metrics", |metrics| {
+        metrics.body.lines().any(|line| line.starts_with(counted) && !line.ends_with(" 0"))
+    });
+    assert!(!host.get("/metrics").body.contains("verb_reads_total"), "reported series are in history alone");
+}
+
+#[test]
+fn reported_series_go_with_their_instance_and_survive_a_restart() {
+    let host = Host::start("poll.interval = '200ms'\n[plugins.procfs]\ninterval = '1h'\n", &[("verbs", verbs())]);
+    let tracked = |host: &Host, method: &str| host.send_as_writer(method, "/v1/instances/series", "{}").status;
+    assert!([200, 201, 204].contains(&tracked(&host, "PUT")));
+    one(&host, "verb_depth");
+    let host = host.restart();
+    let before = one(&host, "verb_reads_total{part=\"a\"}")["first_at"].clone();
+    let path = format!("/v1/series?{}", matching("verb_reads_total{part=\"a\"}"));
+    let last = |answer: &crate::harness::Response| answer.json()[0]["last_at"].as_str().map(str::to_owned);
+    let at_start = last(&host.get(&path));
+    host.until(&path, |answer| last(answer) > at_start);
+    assert_eq!(one(&host, "verb_reads_total{part=\"a\"}")["first_at"], before);
+    assert!([200, 204].contains(&tracked(&host, "DELETE")));
+    assert!(listed(&host, "{id=\"series\"}").is_empty());
+}

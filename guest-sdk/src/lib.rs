@@ -29,8 +29,8 @@
 //! ```
 //!
 //! The crate is a `cdylib`; `dropsonde plugin build` turns it into one `.wasm` file. It also compiles and runs
-//! natively, where [`files`], [`http`], [`clock`], [`log`](mod@log), [`metrics`] and [`state`] work without a host. So
-//! `cargo test` needs no host.
+//! natively, where [`files`], [`http`], [`clock`], [`log`](mod@log), [`metrics`], [`series`] and [`state`] work without a
+//! host. So `cargo test` needs no host.
 //!
 //! # Layout
 //!
@@ -39,8 +39,8 @@
 //! * [`Observer`], [`Event`]: for observers. [`export_plugin!`]: exports a plugin with several roles.
 //! * [`Field`], [`Aggregation`]: the fields of a sampler.
 //! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: the types that every plugin exchanges with the host.
-//! * [`files`], [`http`], [`env`](mod@env), [`clock`], [`log`](mod@log), [`metrics`], [`state`]: the functions that the
-//!   host offers.
+//! * [`files`], [`http`], [`env`](mod@env), [`clock`], [`log`](mod@log), [`metrics`], [`series`], [`state`]: the
+//!   functions that the host offers.
 
 mod contract;
 mod export;
@@ -56,6 +56,7 @@ pub mod files;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod series;
 pub mod state;
 
 /// The code that `export_plugin!` expands to. Not part of the API.

@@ -35,7 +35,7 @@ pub trait Sampler: Send + 'static {
     /// Measures several instances in one call.
     fn sample_all(&mut self, instances: &[InstanceId]) -> Readings {
         let columns = self.fields().len();
-        let mut readings = Readings { values: Vec::new(), offsets_ms: Vec::new(), failures: Vec::new() };
+        let mut readings = Readings::default();
         for (row, instance) in instances.iter().enumerate() {
             let failure = match self.sample(instance) {
                 Ok(values) if values.len() == columns => {

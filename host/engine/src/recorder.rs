@@ -6,6 +6,7 @@ use crate::Engine;
 use crate::clock::Stamp;
 use crate::conflict_reports::ColumnMasks;
 use crate::plugins::Fields;
+use crate::series::SeriesRecorder;
 use crate::tracked::{API, Discovery, PluginName, PolledInstance};
 use dropsonde_model::labels;
 use dropsonde_model::names::is_reserved;
@@ -32,6 +33,7 @@ pub(crate) struct SampleRecorder {
     usual: UsualDuration,
     /// The frame of each polled instance, with the instance's generation.
     frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
+    series: SeriesRecorder,
 }
 
 /// The usual duration of a call: the longest of the last calls, where older calls count less.
@@ -62,6 +64,7 @@ impl SampleRecorder {
     pub(crate) fn new(sampler: PluginName, fields: Fields, interval: Duration, deadline: Duration) -> Self {
         let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         Self {
+            series: SeriesRecorder::new(sampler.clone(), ms(interval)),
             sampler,
             fields,
             interval_ms: ms(interval),
@@ -128,7 +131,9 @@ impl SampleRecorder {
     pub(crate) fn polled(&mut self, engine: &Engine) -> Vec<PolledInstance> {
         let polled = engine.tracked.polled_by(&self.sampler);
         // An instance that is no longer polled may be forgotten, and begin again with another frame.
-        self.frames.retain(|id, _| polled.binary_search_by(|polled| polled.id.cmp(id)).is_ok());
+        let is_polled = |id: &InstanceId| polled.binary_search_by(|polled| polled.id.cmp(id)).is_ok();
+        self.frames.retain(|id, _| is_polled(id));
+        self.series.keep_only(engine.clock.now_ms(), is_polled);
         polled
     }
 
@@ -231,6 +236,9 @@ impl SampleRecorder {
                 publish(engine, &self.sampler, &stored)
             });
         }
+        let reported = self.series.record(engine, at_ms, batch, readings.series);
+        engine.metrics.core.errors(&self.sampler, "series_refused", reported.refused);
+        engine.metrics.core.errors(&self.sampler, "series_of_others", reported.of_others);
         self.tell_of_conflicts(engine, taken);
         for polled in gone {
             engine.tracked.gone(&self.sampler, polled, at_ms);

@@ -5,6 +5,7 @@ use crate::capability::http::{Connections, Http};
 use crate::capability::inputs::Inputs;
 use crate::capability::log::{Level, Log};
 use crate::capability::metrics::{MetricHandles, NotRegistered, PluginMetrics};
+use crate::capability::series::{NotDefined, SeriesTable};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
 use crate::contract::Exports;
@@ -23,6 +24,7 @@ pub(crate) struct Guest {
     pub(crate) grants: Arc<Grants>,
     pub(crate) state: SavedState,
     pub(crate) metrics: MetricHandles,
+    pub(crate) series: SeriesTable,
     inputs: Inputs,
     log: Arc<Mutex<Log>>,
     wasi: WasiCtx,
@@ -71,6 +73,7 @@ impl Guest {
             grants: with.grants.clone(),
             state: with.state.clone(),
             metrics: MetricHandles::new(&with.metrics),
+            series: SeriesTable::new(with.metrics.most()),
             inputs: with.inputs.clone(),
             log: with.log.clone(),
             wasi: wasi::context(&with.plugin, &with.grants, &with.inputs, &with.log),
@@ -147,6 +150,7 @@ impl Guest {
     fn begin_call(&mut self, deadline: Duration) {
         self.http.begin_call(deadline);
         self.file_bytes_left = self.limits.file_bytes;
+        self.series.begin_call();
         self.denials.begin_call();
         self.log.lock().unwrap_or_else(PoisonError::into_inner).forget_last_words();
     }
@@ -157,8 +161,18 @@ impl Guest {
 
     /// Remembers why a metric was refused, to explain a plugin that fails because of it.
     pub(crate) fn refused(&self, why: NotRegistered) -> NotRegistered {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).remember(&format!("a metric was refused: {why}"));
+        self.remember(&format!("a metric was refused: {why}"));
         why
+    }
+
+    /// Remembers why a series was refused, to explain a plugin that fails because of it.
+    pub(crate) fn not_defined(&self, why: NotDefined) -> NotDefined {
+        self.remember(&format!("a series was refused: {why}"));
+        why
+    }
+
+    fn remember(&self, what: &str) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).remember(what);
     }
 
     pub(crate) fn log(&mut self, level: Level, message: &str) {

@@ -59,6 +59,7 @@ pub use capability::metrics::{
     BadDescriptor, DEFAULT_BUCKETS, Descriptor, MetricClaim, MetricConflict, MetricFamily, MetricHandles, MetricKind,
     MetricNames, NotRegistered, PluginMetrics, Series, SeriesReading, family,
 };
+pub use capability::series::{SeriesDefinition, SeriesDefinitions};
 pub use capability::state::{SavedState, Trial};
 pub use compile_cache::CacheFolder;
 pub use compiler::{COMPILING, compile_as_child};
@@ -70,6 +71,6 @@ pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
 pub use sandbox::{Compile, Sandbox, SandboxError};
 pub use vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
-pub use vocabulary::{Description, Event, Failure, Field, Instance, Kind, Need, Readings, Tick};
+pub use vocabulary::{Description, Event, Failure, Field, Instance, Kind, Need, Readings, ReportedSeries, Tick};
 pub use worker::{Introduction, Setup, Worker, introduce};
 pub use worker_thread::{Timed, Took, WorkerStats};

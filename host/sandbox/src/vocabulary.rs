@@ -1,6 +1,8 @@
 //! The types that plugins and host exchange, independent of contract versions. Nothing in them is checked: a guest sent
 //! it.
 
+use crate::capability::series::SeriesDefinitions;
+
 pub use dropsonde_model::{Field, Kind};
 use std::time::Duration;
 
@@ -80,7 +82,7 @@ pub struct Instance {
 }
 
 /// The rows of one batch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readings {
     /// All rows in one list: one row per requested instance, one value per field. NaN: no value.
     pub values: Vec<f64>,
@@ -89,6 +91,23 @@ pub struct Readings {
     pub offsets_ms: Vec<i32>,
     /// The rows without a reading, by index, each with the reason.
     pub failures: Vec<(u32, Failure)>,
+    /// Labelled series of instances.
+    pub series: ReportedSeries,
+}
+
+/// The labelled series that a plugin reported in one call.
+#[derive(Debug, Clone, Default)]
+pub struct ReportedSeries {
+    /// What the handles mean.
+    pub definitions: SeriesDefinitions,
+    /// Handles and values by instance, in the order of the reports. An instance may be there several times.
+    pub points: Vec<(String, Vec<(u32, f64)>)>,
+}
+
+impl PartialEq for ReportedSeries {
+    fn eq(&self, other: &Self) -> bool {
+        self.points == other.points
+    }
 }
 
 /// An event that an application sent to the host.

@@ -244,7 +244,7 @@ impl Thread {
 
 /// Checks that there is one row per instance and one value per field, and that failures refer to existing rows.
 fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallError> {
-    let Readings { values, offsets_ms, failures } = readings;
+    let Readings { values, offsets_ms, failures, .. } = readings;
     let wrong = |what: String| Err(CallError::OutOfContract(what));
     if values.len() != rows * columns {
         return wrong(format!("{} values for {rows} instances of {columns} fields", values.len()));
@@ -364,6 +364,7 @@ mod tests {
             values: vec![0.0; values],
             offsets_ms: vec![0; offsets],
             failures: failed_row.map(|row| (row, Failure::Gone)).into_iter().collect(),
+            ..Readings::default()
         }
     }
 

@@ -1,13 +1,16 @@
 //! Labelled series in history.
 //!
 //! * `exposition_group`: puts the text of an exposition into history, one sample per line.
-//! * `registered`: does that with what the host and the plugins registered.
+//! * `registered`: does that with what the host and the plugins registered. `reported`: puts the series that samplers
+//!   report into history.
 
 //! * `find`: finds series by their labels, samples among them.
 
 mod exposition_group;
 mod find;
 mod registered;
+mod reported;
 
 pub use find::select;
 pub(crate) use registered::record_in_history;
+pub(crate) use reported::SeriesRecorder;

@@ -10,5 +10,6 @@ pub(crate) mod http;
 pub(crate) mod inputs;
 pub(crate) mod log;
 pub(crate) mod metrics;
+pub(crate) mod series;
 pub(crate) mod state;
 pub(crate) mod wasi;

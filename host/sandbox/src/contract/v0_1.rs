@@ -4,10 +4,12 @@ use super::Answer;
 use crate::capability::files::{EntryKind, FileError, Space};
 use crate::capability::log::Level;
 use crate::capability::metrics::{Descriptor, MetricKind, NotRegistered};
+use crate::capability::series::NotDefined;
 use crate::instance::Guest;
 use crate::vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, TokenStats};
 use crate::{Aggregation, CallError, Description, Event, Failure, Field, Instance, Kind, Need, Readings, Stats, Tick};
-use dropsonde::plugin::{files, log, metrics, state, types};
+use dropsonde::plugin::{files, log, metrics, series, state, types};
+use dropsonde_model::MetricType;
 use exports::dropsonde::plugin::{observer, plugin, sampler, source};
 use wasmtime::component::{HasSelf, InstancePre, Linker};
 use wasmtime::{Store, component};
@@ -29,6 +31,7 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     files::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     state::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     metrics::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+    series::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     types::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
 }
 
@@ -110,11 +113,13 @@ impl Exports {
             return Ok(Err(CallError::OutOfContract("it is not a sampler".to_owned())));
         };
         let readings = sampler.call_sample(&mut *store, tick.into(), instances).await?.map_err(failed);
+        let series = store.data_mut().series.take();
         let guest = store.data();
         Ok(readings.map(|sampler::Readings { values, offsets_ms, failures }| Readings {
             values,
             offsets_ms,
             failures: failures.into_iter().map(|(row, failure)| (row, guest.told(failure.into()))).collect(),
+            series,
         }))
     }
 }
@@ -247,6 +252,26 @@ impl metrics::Host for Guest {
     }
 }
 
+impl series::Host for Guest {
+    fn define(&mut self, definition: series::Definition) -> Result<series::Handle, series::DefineError> {
+        let series::Definition { name, metric_type, help, labels } = definition;
+        let metric_type = match metric_type {
+            series::MetricType::Counter => MetricType::Counter,
+            series::MetricType::Gauge => MetricType::Gauge,
+            series::MetricType::Histogram => MetricType::Histogram,
+            series::MetricType::Summary => MetricType::Summary,
+            series::MetricType::Unknown => MetricType::Unknown,
+        };
+        let defined = self.series.define(&name, metric_type, help, labels);
+        Ok(defined.map_err(|why| self.not_defined(why))?)
+    }
+
+    fn report(&mut self, instance: String, points: Vec<(series::Handle, f64)>) {
+        let ignored = self.series.report(instance, points);
+        self.metrics.ignore(ignored);
+    }
+}
+
 // === translations ===
 
 fn failed(failure: types::Failure) -> CallError {
@@ -374,6 +399,15 @@ impl From<NotRegistered> for metrics::RegisterError {
             NotRegistered::InvalidName(why) => Self::InvalidName(why),
             NotRegistered::Conflict(why) => Self::Conflict(why),
             NotRegistered::TooMany(most) => Self::TooMany(u32::try_from(most).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+impl From<NotDefined> for series::DefineError {
+    fn from(error: NotDefined) -> Self {
+        match error {
+            NotDefined::Invalid(why) => Self::Invalid(why),
+            NotDefined::TooMany(most) => Self::TooMany(u32::try_from(most).unwrap_or(u32::MAX)),
         }
     }
 }

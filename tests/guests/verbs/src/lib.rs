@@ -10,6 +10,9 @@
 //! ever more series, `once` counts, sets a gauge, and panics the first time; `astray` records where nothing is;
 //! `single` records ten thousand times, `batch` the same at once.
 //!
+//! `series` reports series of its own: two counters, one of them only at every other call, a gauge with labels that the
+//! host has too, and values of an instance that nobody asked for. It reads how many definitions were refused.
+//!
 //! `version` reads which version of the guest this is: tests make others by changing `VERSION` in the component. From
 //! 90000 on they have other fields, 66666 panics in `init`, 77777 in `sample`, 55555 refuses its configuration.
 //!
@@ -22,7 +25,7 @@
 //! nobody asked for.
 
 use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler};
-use dropsonde_guest::{env, files, http, log, metrics, state};
+use dropsonde_guest::{env, files, http, log, metrics, series, state};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -113,7 +116,11 @@ impl Sampler for Verbs {
         if version() == 77777.0 {
             act("panic", &self.settings)?;
         }
-        let value = if verb == "count" { self.calls } else { act(verb, &self.settings)? };
+        let value = match verb {
+            "count" => self.calls,
+            "series" => report_series(self.calls),
+            _ => act(verb, &self.settings)?,
+        };
         let mut values = vec![value, self.calls];
         values.extend(
             (0..self.settings.wide).map(|nth| ((self.calls + 1.0) * 0.618_033_988_7 * f64::from(nth + 1)).fract()),
@@ -145,6 +152,25 @@ impl Sampler for Verbs {
         }
         Ok(readings)
     }
+}
+
+/// Reports series. Returns how many definitions were refused.
+fn report_series(calls: f64) -> f64 {
+    use series::MetricType::{Counter, Gauge};
+    let define = |name, metric_type, labels: &[(&str, &str)]| series::define(name, metric_type, "Help.", labels);
+    let wanted = [
+        define("verb_reads_total", Counter, &[("part", "a")]),
+        define("verb_depth", Gauge, &[("id", "own"), ("sampler", "me"), ("zone", "verbs")]),
+        define("verb_reads_total", Counter, &[("part", "b")]),
+        define("verb reads", Gauge, &[]),
+        define("verb_reads", Gauge, &[("__name__", "up")]),
+    ];
+    let values = [calls, 0.5, calls * 10.0];
+    let defined = wanted.iter().flatten().copied().zip(values);
+    let points: Vec<_> = defined.take(if calls % 2.0 == 0.0 { 2 } else { 3 }).collect();
+    series::report("series", &points);
+    series::report("nobody", &points);
+    wanted.iter().filter(|defined| defined.is_err()).count() as f64
 }
 
 #[allow(clippy::panic, reason = "one of the verbs")]

@@ -76,6 +76,11 @@ impl MetricHandles {
         Self { metrics: metrics.clone(), instance, families: Slots::of(instance, 1), series: Slots::of(instance, 0) }
     }
 
+    /// Counts values with wrong handles, which were ignored.
+    pub(crate) fn ignore(&self, count: u64) {
+        self.metrics.ignore(count);
+    }
+
     /// Registers a metric. The same descriptor again returns the same handle.
     pub fn register(&mut self, descriptor: Descriptor) -> Result<u32, NotRegistered> {
         let family = self.metrics.register(descriptor)?;

@@ -112,6 +112,16 @@ impl PluginMetrics {
     }
 
     /// Returns how often a handle was not valid.
+    /// Returns the limit of series.
+    pub(crate) fn most(&self) -> usize {
+        self.0.most
+    }
+
+    /// Counts values with wrong handles, which were ignored.
+    pub(crate) fn ignore(&self, count: u64) {
+        self.0.wrong_handles.fetch_add(count, Relaxed);
+    }
+
     pub fn wrong_handles(&self) -> u64 {
         self.0.wrong_handles.load(Relaxed)
     }
