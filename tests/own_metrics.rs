@@ -50,7 +50,9 @@ fn sample_messages_are_counted_by_outcome() {
             && count("messages_failed_total", None) == of("failed")
             && strict::value(&metrics, "dropsonde_errors_total", &unavailable) == Some(of("failed"))
     });
-    assert!(value(&host, "messages_published_total", &[("service", "verbs"), ("subject", "usage")]) >= Some(3.0));
+    wait_for_metric(&host, "messages_published_total", &[("service", "verbs"), ("subject", "usage")], |sent| {
+        sent >= 3.0
+    });
 }
 
 #[test]

@@ -9,7 +9,7 @@ macro_rules! wit {
     };
 }
 
-const FILES: [(&str, &str); 13] = wit![
+const FILES: [(&str, &str); 14] = wit![
     "types.wit",
     "plugin.wit",
     "sampler.wit",
@@ -19,6 +19,7 @@ const FILES: [(&str, &str); 13] = wit![
     "files.wit",
     "state.wit",
     "metrics.wit",
+    "series.wit",
     "worlds.wit",
     "deps/clocks/clocks.wit",
     "deps/http/http.wit",

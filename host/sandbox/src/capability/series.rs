@@ -109,18 +109,16 @@ impl SeriesTable {
     pub(crate) fn report(&mut self, instance: String, mut points: Vec<(u32, f64)>) -> u64 {
         let (given, defined) = (points.len(), self.definitions.len());
         points.retain(|(handle, _)| (*handle as usize) < defined);
+        if self.points.last().is_none_or(|(last, _)| *last != instance) {
+            // An instance takes memory too, as a point does.
+            let Some(left) = self.points_left.checked_sub(1) else { return given as u64 };
+            self.points_left = left;
+            self.points.push((instance, Vec::new()));
+        }
         points.truncate(self.points_left);
         self.points_left -= points.len();
         let ignored = (given - points.len()) as u64;
-        match self.points.last_mut() {
-            Some((last, known)) if *last == instance => known.append(&mut points),
-            // An instance without points still takes memory.
-            _ if self.points_left > 0 => {
-                self.points_left -= 1;
-                self.points.push((instance, points));
-            }
-            _ => {}
-        }
+        self.points.last_mut().into_iter().for_each(|(_, known)| known.append(&mut points));
         ignored
     }
 
@@ -233,11 +231,13 @@ mod tests {
         let reported = table.take();
         assert_eq!(reported.points, [("i".to_owned(), vec![(handle, 1.0), (handle, 3.0)])]);
         table.begin_call();
-        let many = || vec![(handle, 1.0); MOST_POINTS / 2 + 10];
-        assert_eq!((table.report("i".to_owned(), many()), table.report("j".to_owned(), many())), (0, 21));
+        let many = || vec![(handle, 1.0); MOST_POINTS / 2];
+        assert_eq!((table.report("i".to_owned(), many()), table.report("j".to_owned(), many())), (0, 2));
         for _ in 0..1000 {
             table.report("k".to_owned(), Vec::new());
         }
-        assert_eq!(table.take().points.len(), 2, "no room is left for more");
+        let taken = table.take().points;
+        let points: usize = taken.iter().map(|(_, points)| points.len()).sum();
+        assert!(taken.len() == 2 && taken.len() + points == MOST_POINTS, "no room is left for more");
     }
 }

@@ -54,7 +54,7 @@ pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
 /// Writes one line per value. Returns the number of blocks that could not be read.
 fn csv(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     let mut lines = csv::Writer::from_writer(out);
-    lines.write_record(["at", "instance", "sampler", "field", "value"])?;
+    lines.write_record(["at", "instance", "sampler", "field", "value"]).map_err(own_error)?;
     let mut unread = 0;
     let mut number = Vec::new();
     for frame in &export.frames {
@@ -71,13 +71,21 @@ fn csv(export: &Export, out: &mut impl Write) -> io::Result<u64> {
                 json::number(&mut number, value);
                 let (instance, sampler) = (frame.instance().as_str(), &**schema.sampler());
                 let line = [at.as_bytes(), instance.as_bytes(), sampler.as_bytes(), field.as_bytes(), &number];
-                lines.write_record(line)?;
+                lines.write_record(line).map_err(own_error)?;
             }
             Ok::<_, io::Error>(())
         })?;
     }
     lines.flush()?;
     Ok(unread)
+}
+
+/// Returns the error of the output, whose kind tells whether its reader has gone.
+fn own_error(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
 }
 
 /// All series of one metric.
