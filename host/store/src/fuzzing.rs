@@ -3,7 +3,7 @@
 use crate::archive::{self, AppendOnlyFile, Disk, ReadableFile};
 use crate::codec::Chunk;
 use crate::frame::StoreResources;
-use crate::{Query, Schema, StoreLimits, StoredField};
+use crate::{Query, Schema, Store, StoreLimits, StoredField};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -27,24 +27,39 @@ pub fn file(bytes: &[u8]) {
     let bytes = archive::with_checksums(records, ["L", "S", "S", "N"][usize::from(kind % 4)].as_bytes()[0]);
     let disk: Arc<dyn Disk> = Arc::new(OneFile { name, bytes: bytes.into() });
     let shared = Arc::new(StoreResources::new(&StoreLimits::default(), true));
-    if let Ok((_, frames, ..)) = archive::restore(disk, &shared) {
-        for frame in frames {
+    if let Ok((archive, frames, values, _)) = archive::restore(disk, &shared) {
+        for frame in &frames {
             frame.latest();
             frame.buckets(&Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 1 << 40, ..Query::default() });
         }
+        let store = Store::restored(shared, frames, archive.next_born, values);
+        let window = 0..i64::MAX / 2;
+        let selection = store.select(&[], window.clone());
+        for samples in selection.samples(window.clone()) {
+            assert!(samples.at_ms.is_sorted_by(|a, b| a < b) && samples.at_ms.len() == samples.values.len());
+        }
+        selection.newest(window);
     }
 }
 
 /// Makes inputs for [`file()`] from real files, one of each kind.
 #[cfg(test)]
 pub(crate) fn files() -> Vec<Vec<u8>> {
-    use crate::{InstanceId, Store};
+    use crate::{GroupKey, InstanceId, Labels, MetricType};
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
     let _ = store.note("key", Some(b"value".to_vec()));
     let frame = store.frame(&InstanceId::new("i").unwrap(), &schema(), 10_000);
+    let instance = InstanceId::new("j").unwrap();
+    let key = GroupKey { instance, group: "g".into(), owner: "o".into(), interval_ms: 10_000 };
+    let mut group = store.series_group(key);
+    let labels = ["x", "y"].map(|value| Labels::from([("__name__", "n"), ("l", value)]));
     for row in 0..3000 {
         frame.push(row * 10_000, &[row as f64 / 7.0, row as f64, f64::NAN]);
+        let some = if row % 50 == 0 { 1 } else { 2 };
+        let handle = |labels| (group.series(labels, MetricType::Counter).unwrap(), row as f64);
+        let samples: Vec<_> = labels.iter().take(some).map(handle).collect();
+        group.push(row * 10_000, &samples);
         if row % 100 == 0 {
             keeper.step(row * 10_000);
         }
