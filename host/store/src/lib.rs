@@ -30,6 +30,7 @@
 //!   they belong to (`generations`), and the buckets that queries make of them (`buckets`).
 //! * `rows`, `cell`: a block's rows uncompressed, and their sums; `codec`: their compressed form; `cache`: unpacked
 //!   blocks.
+//! * `series`: labelled series ([`SeriesGroup`], [`LabelMatcher`], [`SeriesSelection`]), whose columns are in frames too.
 //! * [`ladder`]: the steps that queries use, the starts of buckets, the spans of blocks.
 //! * [`Query`], [`Points`], [`Sample`]: questions and answers.
 //! * [`Store`]: frames by instance; `merged`: merges the points of an instance's frames; `pool`: memory and disk that
@@ -75,6 +76,10 @@
 //! | 24 hours, 1 hour; the same when blocks are unpacked first | 9 µs, 15 µs; 550 µs, 16 µs |
 //! | restart with 350 series; with 80 000 | 1 ms; 0.3 s |
 //! | bytes per value of series kept to two decimals; to the bit (15 real series of one field each) | 1.245; 2.150 |
+//!
+//! With 1 000 000 labelled series once a minute: the index takes 111 bytes per series beside the labels' texts, finding
+//! the series of one instance 3 µs, adding a sample of each 30 ms of CPU time, a restart 1.6 s, and everything 1.6 GB of
+//! memory.
 //!
 //! A week of 10 000 instances × 8 fields, archived, takes 3.3 GB on disk. It takes 757 MiB of memory after a week
 //! without a restart and 510 MiB after a restart. The restart takes 0.3 s, because the store reads the files of an
