@@ -25,7 +25,7 @@ use std::fmt;
 /// Most points passed to the host at once: they fit into what one call may pass.
 const BATCH: usize = 4096;
 
-/// What kind of metric a series belongs to.
+/// The type of the metric that a series belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricType {
     /// A running total.

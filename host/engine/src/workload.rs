@@ -10,10 +10,6 @@ use std::sync::Arc;
 /// The field with the number of instances that a value covers.
 pub const REPLICAS: &str = "replica_count";
 
-/// A sample is stale, and no part of the workload's latest one, if it is this many intervals of its instance older than
-/// the newest.
-const STALE_INTERVALS: i64 = 3;
-
 /// The fields of which values of several instances are added up.
 #[derive(Debug, Default)]
 struct FieldSums {
@@ -40,13 +36,14 @@ pub(crate) fn latest<'a>(
         let frames = store.frames(id);
         roundings.learn(&frames);
         let newest = frames.iter().max_by_key(|frame| (frame.last_write(), frame.latest_at_ms()))?;
-        Some((sample, newest.pace_ms(), newest.last_write()))
+        Some((sample, newest.stale_after_ms(), newest.last_write()))
     });
     let latest: Vec<(Sample, i64, u64)> = latest.collect();
     // The time of the sample that was written last, whatever the wall clock was then.
     let at_ms = latest.iter().map(|(sample, _, write)| (*write, sample.at_ms)).max()?.1;
-    let is_fresh = |(sample, pace_ms, _): &&(Sample, i64, u64)| {
-        at_ms.saturating_sub(sample.at_ms).saturating_abs() <= pace_ms.saturating_mul(STALE_INTERVALS)
+    // A stale sample is no part of the workload's latest one.
+    let is_fresh = |(sample, stale_after_ms, _): &&(Sample, i64, u64)| {
+        at_ms.saturating_sub(sample.at_ms).saturating_abs() <= *stale_after_ms
     };
     let (mut sums, mut row, mut count) = (FieldSums::default(), SumRow::new(), 0_u32);
     for (sample, ..) in latest.iter().filter(is_fresh) {

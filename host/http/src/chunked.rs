@@ -31,6 +31,16 @@ pub(super) const LARGEST: usize = 1 << 20;
 /// Appends a part of an answer. Returns whether there is more.
 pub(super) type JsonProducer = Box<dyn FnMut(&mut Vec<u8>) -> bool + Send>;
 
+/// Ends an array, whose first value comes after `open` if that is still `[`. Returns `false`: there is no more.
+pub(super) fn end_array(json: &mut Vec<u8>, open: u8) -> bool {
+    // The array is empty.
+    if open == b'[' {
+        json.push(open);
+    }
+    json.push(b']');
+    false
+}
+
 /// An answer, before it is sent.
 pub(super) enum PreparedAnswer {
     /// The whole answer. It holds its memory until it is sent.

@@ -1,6 +1,6 @@
 //! Durable history by host, in the form that its clients know.
 
-use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, end_array, make};
 use super::error::ApiError;
 use super::instances::named;
 use super::range_query::QueryParameters;
@@ -42,14 +42,7 @@ fn measured(app: Arc<App>) -> JsonProducer {
         }
         let is_more = listed.len() == AT_ONCE;
         after = listed.last().map(|last| last.id.to_string());
-        if !is_more {
-            // The array is empty.
-            if open == b'[' {
-                json.push(open);
-            }
-            json.push(b']');
-        }
-        is_more
+        is_more || end_array(json, open)
     })
 }
 

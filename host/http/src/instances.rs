@@ -1,5 +1,5 @@
 use super::body::{check_json, read};
-use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, end_array, make};
 use super::error::{ApiError, PathSegment, json};
 use super::instance_selection::labels;
 use super::range_query::QueryParameters;
@@ -43,10 +43,7 @@ pub(crate) async fn list(
 ) -> Result<Response, ApiError> {
     let parameters = QueryParameters::parse(query.as_deref());
     let wanted = Selection::Labels(labels(&parameters)?);
-    let limit = match parameters.one("limit") {
-        None => usize::MAX,
-        Some(text) => text.parse().map_err(|_| ApiError::invalid("limit", format_args!("{text:?} is not a number")))?,
-    };
+    let limit = parameters.number("limit")?.unwrap_or(usize::MAX);
     let after = parameters.one("after").map(str::to_owned);
     let more = pages(app.clone(), wanted, after, limit);
     Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
@@ -67,12 +64,7 @@ fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: 
         if left > 0 && listed.len() == most {
             return true;
         }
-        // The array is empty.
-        if open == b'[' {
-            json.push(open);
-        }
-        json.push(b']');
-        false
+        end_array(json, open)
     })
 }
 

@@ -1,6 +1,6 @@
 use super::blocking::off_thread;
 use super::body::{content_type, read};
-use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, end_array, make};
 use super::error::{ApiError, PathSegment, json};
 use super::rights::RequestCaller;
 use super::{AppState, CallerExtension};
@@ -44,12 +44,7 @@ fn pages(app: Arc<App>) -> JsonProducer {
             json.extend(serde_json::to_vec(&PluginPage::of(&app.engine, &status)).unwrap_or_default());
             return true;
         }
-        // The array is empty.
-        if open == b'[' {
-            json.push(open);
-        }
-        json.push(b']');
-        false
+        end_array(json, open)
     })
 }
 

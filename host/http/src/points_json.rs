@@ -1,6 +1,6 @@
 //! The points of a window as JSON, some of its buckets at a time.
 
-use super::chunked::{JsonProducer, LARGEST};
+use super::chunked::{JsonProducer, LARGEST, end_array};
 use dropsonde_engine::json::{self, PointsFormat};
 use dropsonde_store::{Align, InstanceId, Points, Query, Store, ladder};
 use std::collections::BTreeSet;
@@ -61,12 +61,7 @@ impl PointsJson {
             if since_ms < query.until_ms {
                 return true;
             }
-            // The array is empty.
-            if open == b'[' {
-                json.push(open);
-            }
-            json.push(b']');
-            false
+            end_array(json, open)
         })
     }
 }

@@ -47,6 +47,13 @@ impl<'a> QueryParameters<'a> {
         self.all(name).next().filter(|value| !value.is_empty())
     }
 
+    /// Returns the number of that name; `None` if it is absent.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<usize>, ApiError> {
+        let parse =
+            |text: &str| text.parse().map_err(|_| ApiError::invalid(name, format_args!("{text:?} is not a number")));
+        self.one(name).map(parse).transpose()
+    }
+
     /// Returns the window between `since` and `until`, which are optional: all history up to now.
     pub(crate) fn window(&self, now_ms: i64) -> Result<Range<i64>, ApiError> {
         let bound = |name| self.one(name).map(|text| time(name, text)).transpose();

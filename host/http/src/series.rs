@@ -1,22 +1,27 @@
 //! Series by their labels: their list, their samples in a window, and federation.
 
-use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
+use super::answer_memory::{reserve, resize};
+use super::blocking::query;
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, end_array, make};
 use super::error::ApiError;
+use super::peer::Peer;
 use super::range_query::{QueryParameters, RangeQuery};
 use super::{AppState, CallerExtension};
+use crate::App;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
+use dropsonde_engine::quota::QuotaPermit;
 use dropsonde_engine::{json, series};
+use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
-use dropsonde_openmetrics::{ExpositionFormat, ExpositionText, number, series_text, unit_of};
+use dropsonde_openmetrics::{ExpositionFormat, number, series_text, unit_of};
 use dropsonde_promql::{Matcher, parse_selector};
 use dropsonde_store::{Query, SelectedSeries, SeriesSamples, SeriesSelection, is_stale};
 use serde::Serialize;
 use std::ops::Range;
-
-const NAME: &str = "__name__";
+use std::sync::Arc;
 
 /// The parameter with selectors, as Prometheus names it.
 const MATCH: &str = "match[]";
@@ -24,11 +29,20 @@ const MATCH: &str = "match[]";
 /// The most series of a list, if the client names no limit.
 const USUAL_LIMIT: usize = 1000;
 
-/// The series whose samples are read together.
-const AT_ONCE: usize = 64;
+/// Most series that are read together: one frame has as many columns.
+const AT_ONCE: usize = 256;
+
+/// Most samples that are read together, unless one series has more.
+const SAMPLES_AT_ONCE: usize = 1 << 16;
 
 /// How long before now a sample may be that federation shows.
 const LOOKBACK_MS: i64 = 300_000;
+
+/// The most series that one request may select.
+const MOST_SELECTED: usize = 200_000;
+
+/// Approximate bytes of a selected series: its labels and its columns.
+const EACH: usize = 512;
 
 /// A series in a list.
 #[derive(Serialize)]
@@ -52,31 +66,26 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let parameters = QueryParameters::parse(query.as_deref());
-    let selectors = selectors(&parameters)?;
+    let mut selectors = selectors(&parameters)?;
+    if selectors.is_empty() {
+        // One without conditions, which selects all series.
+        selectors.push(Vec::new());
+    }
     let window = parameters.window(app.engine.clock.now_ms())?;
-    let limit = match parameters.one("limit") {
-        None => USUAL_LIMIT,
-        Some(text) => text.parse().map_err(|_| ApiError::invalid("limit", format_args!("{text:?} is not a number")))?,
-    };
+    let limit = parameters.number("limit")?.unwrap_or(USUAL_LIMIT);
     let after = parameters.one("after").map(labels_of).transpose()?;
-    let shared = app.clone();
-    let mut left: Option<std::vec::IntoIter<SelectedSeries>> = None;
-    let mut open = b'[';
+    let (selection, memory) = selected(&app, &caller.peer, selectors, window).await?;
+    let is_after = |series: &SelectedSeries| after.as_ref().is_none_or(|after| series.labels.iter().gt(after.iter()));
+    let first = selection.series().partition_point(|series| !is_after(series));
+    let end = first.saturating_add(limit).min(selection.series().len());
+    let (mut left, mut open) = (first..end, b'[');
     let more: JsonProducer = Box::new(move |json| {
-        let left = left.get_or_insert_with(|| {
-            // Without selectors, all series are listed.
-            let all = [Vec::new()];
-            let selectors = if selectors.is_empty() { &all[..] } else { &selectors };
-            let selection = series::select(&shared.engine, selectors, &window);
-            let is_after =
-                |series: &&SelectedSeries| after.as_ref().is_none_or(|after| series.labels.iter().gt(after.iter()));
-            selection.series().iter().filter(is_after).take(limit).cloned().collect::<Vec<_>>().into_iter()
-        });
-        for series in left.by_ref().take(AT_ONCE) {
+        let _held = &memory;
+        for series in left.by_ref().take(AT_ONCE).filter_map(|nth| selection.series().get(nth)) {
             json.push(std::mem::replace(&mut open, b','));
-            json.extend(serde_json::to_vec(&ListedSeries::of(&series)).unwrap_or_default());
+            json.extend(serde_json::to_vec(&ListedSeries::of(series)).unwrap_or_default());
         }
-        end_array(json, open, left.len() > 0)
+        !left.is_empty() || end_array(json, open)
     });
     Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
 }
@@ -97,18 +106,21 @@ pub(crate) async fn range(
     let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
     let RangeQuery { mut query, bands } = RangeQuery::parse(&parameters, app.engine.clock.now_ms(), interval_ms)?;
     query.until_ms = app.engine.reach_ms(query.until_ms);
-    let shared = app.clone();
-    let (mut selection, mut next, mut open): (Option<SeriesSelection>, usize, u8) = (None, 0, b'[');
-    let more: JsonProducer = Box::new(move |json| {
-        let window = query.since_ms..query.until_ms;
-        let selection = selection.get_or_insert_with(|| series::select(&shared.engine, &selectors, &window));
-        let part = selection.part(next..next.saturating_add(AT_ONCE));
-        next = next.saturating_add(AT_ONCE);
-        for (series, samples) in part.series().iter().zip(part.samples(window)) {
+    let window = query.since_ms..query.until_ms;
+    let (selection, mut memory) = selected(&app, &caller.peer, selectors, window.clone()).await?;
+    let longest = selection.series().iter().map(|series| samples_of(series, &window)).max().unwrap_or(0);
+    let read = longest.max(SAMPLES_AT_ONCE).saturating_mul(size_of::<(i64, f64)>());
+    resize(&app, &mut memory, (selection.series().len() * EACH).saturating_add(read))?;
+    let mut open = b'[';
+    let more = in_parts(selection, SAMPLES_AT_ONCE / longest.max(1), move |json, part, is_last| {
+        let _held = &memory;
+        for (series, samples) in part.series().iter().zip(part.samples(window.clone())) {
             json.push(std::mem::replace(&mut open, b','));
             points(json, series, &samples, &query, bands);
         }
-        end_array(json, open, next < selection.series().len())
+        if is_last {
+            end_array(json, open);
+        }
     });
     Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
 }
@@ -120,18 +132,60 @@ pub(crate) async fn federate(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let selectors = selectors(&QueryParameters::parse(query.as_deref()))?;
+    let until_ms = app.engine.reach_ms(app.engine.clock.now_ms());
+    let window = until_ms.saturating_sub(LOOKBACK_MS)..until_ms;
+    let (selection, memory) = selected(&app, &caller.peer, selectors, window.clone()).await?;
+    let mut family = String::new();
+    let more = in_parts(selection, AT_ONCE, move |text, part, _| {
+        let _held = &memory;
+        federated(text, part, window.clone(), &mut family);
+    });
+    let mut response = make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response();
+    let text = HeaderValue::from_static(ExpositionFormat::Text.content_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    Ok(response)
+}
+
+/// Finds the series that selectors select and that have samples in a window. Returns them with the memory that is
+/// reserved for them.
+async fn selected(
+    app: &Arc<App>,
+    peer: &Peer,
+    selectors: Vec<Vec<Matcher>>,
+    window: Range<i64>,
+) -> Result<(SeriesSelection, QuotaPermit), ApiError> {
     let shared = app.clone();
-    let text = super::blocking::query(&app, &caller.peer, move || {
-        let until_ms = shared.engine.reach_ms(shared.engine.clock.now_ms());
-        let window = until_ms.saturating_sub(LOOKBACK_MS)..until_ms;
-        federated(&series::select(&shared.engine, &selectors, &window), window)
+    let (count, selectors) = query(app, peer, move || (series::count(&shared.engine, &selectors), selectors)).await?;
+    if count > MOST_SELECTED {
+        let why =
+            format_args!("it selects {count} series, of which at most {MOST_SELECTED} can be read at once; narrow it");
+        return Err(ApiError::invalid(MATCH, why));
+    }
+    let memory = reserve(app, peer, count * EACH).await?;
+    let shared = app.clone();
+    Ok((query(app, peer, move || series::select(&shared.engine, &selectors, &window)).await?, memory))
+}
+
+/// Returns how many samples a series has in a window at most, if they come on schedule.
+fn samples_of(series: &SelectedSeries, window: &Range<i64>) -> usize {
+    let span_ms = series.last_ms.min(window.end).saturating_sub(series.first_ms.max(window.start)).max(0);
+    usize::try_from(span_ms / series.interval_ms.max(1)).unwrap_or(usize::MAX).saturating_add(1)
+}
+
+/// Makes an answer from some series at a time. `write` gets the series, and whether they are the last.
+fn in_parts(
+    selection: SeriesSelection,
+    at_once: usize,
+    mut write: impl FnMut(&mut Vec<u8>, &SeriesSelection, bool) + Send + 'static,
+) -> JsonProducer {
+    let (at_once, mut next) = (at_once.clamp(1, AT_ONCE), 0_usize);
+    Box::new(move |out| {
+        let part = selection.part(next..next.saturating_add(at_once));
+        next = next.saturating_add(at_once);
+        let is_last = next >= selection.series().len();
+        write(out, &part, is_last);
+        !is_last
     })
-    .await?;
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(ExpositionFormat::Text.content_type())),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, text).into_response())
 }
 
 /// Returns the selectors of a query.
@@ -145,18 +199,6 @@ fn selectors(parameters: &QueryParameters<'_>) -> Result<Vec<Vec<Matcher>>, ApiE
 fn labels_of(text: &str) -> Result<Labels, ApiError> {
     let matchers = parse_selector(text).map_err(|why| ApiError::invalid("after", format_args!("{text:?}: {why}")))?;
     Ok(matchers.into_iter().map(|matcher| (matcher.name, matcher.value)).collect())
-}
-
-/// Ends an array unless there is more.
-fn end_array(json: &mut Vec<u8>, open: u8, is_more: bool) -> bool {
-    if !is_more {
-        // The array is empty.
-        if open == b'[' {
-            json.push(open);
-        }
-        json.push(b']');
-    }
-    is_more
 }
 
 /// Returns a series as a selector that selects it.
@@ -191,14 +233,13 @@ fn points(json: &mut Vec<u8>, series: &SelectedSeries, samples: &SeriesSamples, 
         }
         json.push(b'}');
     }
-    end_array(json, open, false);
+    end_array(json, open);
     json.push(b'}');
 }
 
-/// Returns the newest samples as an exposition, family by family, each with its time.
-fn federated(selection: &SeriesSelection, window: Range<i64>) -> Vec<u8> {
-    let mut text = ExpositionText::new(ExpositionFormat::Text);
-    let mut family = "";
+/// Appends the newest samples as an exposition, family by family, each with its time. `family` is the last family so
+/// far.
+fn federated(text: &mut Vec<u8>, selection: &SeriesSelection, window: Range<i64>, family: &mut String) {
     for (series, sample) in selection.series().iter().zip(selection.newest(window)) {
         let (Some((at_ms, value)), Some(name)) = (sample, series.labels.get(NAME)) else { continue };
         if name != family {
@@ -208,15 +249,14 @@ fn federated(selection: &SeriesSelection, window: Range<i64>) -> Vec<u8> {
                 MetricType::Gauge => "gauge",
                 _ => "untyped",
             };
-            text.bytes.extend_from_slice(format!("# TYPE {name} {shown}\n").as_bytes());
-            family = name;
+            text.extend_from_slice(format!("# TYPE {name} {shown}\n").as_bytes());
+            name.clone_into(family);
         }
-        text.bytes.extend_from_slice(named(&series.labels).as_bytes());
-        text.bytes.push(b' ');
-        number(&mut text.bytes, value);
-        text.bytes.extend_from_slice(format!(" {at_ms}\n").as_bytes());
+        text.extend_from_slice(named(&series.labels).as_bytes());
+        text.push(b' ');
+        number(text, value);
+        text.extend_from_slice(format!(" {at_ms}\n").as_bytes());
     }
-    text.bytes
 }
 
 impl<'a> ListedSeries<'a> {

@@ -14,6 +14,9 @@ pub struct Labels(
     Option<Arc<str>>,
 );
 
+/// The label that holds the name of a series' metric.
+pub const NAME: &str = "__name__";
+
 /// Ends a key or a value in the string. Keys and values do not contain it: it becomes U+FFFD, as other control
 /// characters do.
 const END: char = '\0';

@@ -1,4 +1,4 @@
-/// What kind of metric a series belongs to, as an exposition declares it.
+/// The type of the metric that a series belongs to, as an exposition declares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum MetricType {
     Counter,

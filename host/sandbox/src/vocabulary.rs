@@ -98,7 +98,7 @@ pub struct Readings {
 /// The labelled series that a plugin reported in one call.
 #[derive(Debug, Clone, Default)]
 pub struct ReportedSeries {
-    /// What the handles mean.
+    /// The definitions of the series, by handle.
     pub definitions: SeriesDefinitions,
     /// Handles and values by instance, in the order of the reports. An instance may be there several times.
     pub points: Vec<(String, Vec<(u32, f64)>)>,

@@ -132,7 +132,7 @@ pub mod ladder;
 pub use archive::{FlushStats, RecordTooLarge, RestoreReport};
 pub use clock_jumps::ClockJump;
 pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind, Labels, MetricType};
-pub use frame::{Frame, FrameRow};
+pub use frame::{Frame, FrameRow, STALE_INTERVALS};
 pub use keeper::{ArchiveStatus, Keeper, KeeperStep, OpenError, WriteFailure};
 pub use pool::{Account, Pool, ShareUsedUp};
 pub use query::{Align, FieldPoints, Points, Query, Sample};

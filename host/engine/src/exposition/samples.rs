@@ -5,7 +5,7 @@ use crate::Engine;
 use crate::plugins::{FieldMetric, Fields, PluginStatus};
 use crate::tracked::{InstanceState, PluginName};
 use dropsonde_openmetrics::{ExpositionText, FamilyKind, fixed, label, number};
-use dropsonde_store::Frame;
+use dropsonde_store::{Frame, STALE_INTERVALS};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,9 +14,6 @@ use std::time::Instant;
 
 /// The size of a line without its name and labels, in bytes.
 const VALUE: usize = 40;
-
-/// Frames without a new row for this many of their intervals are stale, and not exposed.
-const STALE_INTERVALS: i64 = 3;
 
 /// The state that is kept from one scrape to the next.
 #[derive(Debug, Default)]

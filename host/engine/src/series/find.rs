@@ -3,27 +3,41 @@
 
 use crate::Engine;
 use crate::plugins::{FieldMetric, Fields, PluginStatus};
+use crate::tracked::TrackedInstance;
+use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
 use dropsonde_promql::{Matcher, ValuePattern};
 use dropsonde_store::{
-    FoundSeries, Frame, LabelMatcher, LabelValues, ReadingScale, SeriesColumn, SeriesSelection, StoredField,
+    FoundSeries, Frame, InstanceId, LabelMatcher, LabelValues, ReadingScale, SeriesColumn, SeriesSelection, StoredField,
 };
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-const NAME: &str = "__name__";
+/// Returns how many series some selectors select at most. It takes less time and memory than [`select`].
+pub fn count(engine: &Engine, selectors: &[Vec<Matcher>]) -> usize {
+    let of_selector = |matchers: &Vec<Matcher>| {
+        let mut count = engine.store.count_series(&of_store(matchers));
+        for_each_field(engine, matchers, |_, _, _, _| count += 1);
+        count
+    };
+    selectors.iter().map(of_selector).sum()
+}
 
 /// Finds the series that one of some selectors selects and that have samples in a window. May read files.
 pub fn select(engine: &Engine, selectors: &[Vec<Matcher>], window: &Range<i64>) -> SeriesSelection {
     let mut found: HashMap<Labels, FoundSeries> = HashMap::new();
     for matchers in selectors {
-        let of_store = engine.store.find_series(&matchers.iter().map(of_matcher).collect::<Vec<_>>());
-        for series in of_store.into_iter().chain(samples(engine, matchers)) {
+        for series in engine.store.find_series(&of_store(matchers)).into_iter().chain(samples(engine, matchers)) {
             found.entry(series.labels.clone()).or_insert(series);
         }
     }
     SeriesSelection::of(found.into_values().collect(), window)
+}
+
+fn of_store(matchers: &[Matcher]) -> Vec<LabelMatcher> {
+    matchers.iter().map(of_matcher).collect()
 }
 
 fn of_matcher(matcher: &Matcher) -> LabelMatcher {
@@ -43,11 +57,35 @@ fn of_matcher(matcher: &Matcher) -> LabelMatcher {
 
 /// Returns the fields of samples that matchers select, as series.
 fn samples(engine: &Engine, matchers: &[Matcher]) -> Vec<FoundSeries> {
+    // If a sampler has changed its fields or its interval, several of its frames have columns of one series.
+    let mut found: BTreeMap<(InstanceId, Arc<str>, String), FoundSeries> = BTreeMap::new();
+    for_each_field(engine, matchers, |instance, frame, column, metric| {
+        let sampler = frame.schema().sampler();
+        let key = (instance.id.clone(), sampler.clone(), metric.name.clone());
+        let series = found.entry(key).or_insert_with(|| {
+            let own = [("id", instance.id.as_str()), ("sampler", sampler), (NAME, &metric.name)];
+            FoundSeries {
+                labels: instance.labels.iter().chain(own).collect(),
+                metric_type: if metric.is_counter { MetricType::Counter } else { MetricType::Gauge },
+                columns: Vec::new(),
+            }
+        });
+        series.columns.push(SeriesColumn { frame: frame.clone(), column, scale: metric.scale() });
+    });
+    found.into_values().collect()
+}
+
+/// Passes the fields of samples that matchers select to `take`: the instance, the frame, the field's column and its
+/// metric.
+fn for_each_field(
+    engine: &Engine,
+    matchers: &[Matcher],
+    mut take: impl FnMut(&TrackedInstance, &Arc<Frame>, usize, &FieldMetric),
+) {
     let (of_name, of_labels): (Vec<_>, Vec<_>) = matchers.iter().partition(|matcher| matcher.name == NAME);
     let plugins = engine.plugins.list();
     let fields: BTreeMap<&str, Fields> =
         plugins.iter().filter_map(|plugin: &Arc<PluginStatus>| Some((&*plugin.name, plugin.fields()?))).collect();
-    let mut all = Vec::new();
     for instance in engine.tracked.list() {
         let selects = |sampler: &str| {
             of_labels.iter().all(|matcher| match matcher.name.as_str() {
@@ -56,41 +94,28 @@ fn samples(engine: &Engine, matchers: &[Matcher]) -> Vec<FoundSeries> {
                 name => matcher.matches(instance.labels.get(name).unwrap_or_default()),
             })
         };
-        let mut of_instance: BTreeMap<(String, Arc<str>), FoundSeries> = BTreeMap::new();
         for frame in engine.store.frames(&instance.id) {
-            let sampler = frame.schema().sampler().clone();
-            if !selects(&sampler) {
+            let sampler = frame.schema().sampler();
+            if !selects(sampler) {
                 continue;
             }
+            // The plugin may have gone, or have other fields by now.
+            let declared = fields.get(&**sampler).filter(|fields| fields.schema == *frame.schema());
             for (column, field) in frame.schema().fields().iter().enumerate() {
-                let metric = metric(fields.get(&*sampler), &frame, field, column);
-                if !of_name.iter().all(|matcher| matcher.matches(&metric.name)) {
-                    continue;
+                let declared = declared.and_then(|fields| fields.metrics.get(column));
+                let metric = declared.map_or_else(|| Cow::Owned(by_custom(field)), Cow::Borrowed);
+                if of_name.iter().all(|matcher| matcher.matches(&metric.name)) {
+                    take(&instance, &frame, column, &metric);
                 }
-                let of_instance = of_instance.entry((metric.name.clone(), sampler.clone())).or_insert_with(|| {
-                    let own = [("id", instance.id.as_str()), ("sampler", &sampler), (NAME, &metric.name)];
-                    FoundSeries {
-                        labels: instance.labels.iter().chain(own).collect(),
-                        metric_type: if metric.is_counter { MetricType::Counter } else { MetricType::Gauge },
-                        columns: Vec::new(),
-                    }
-                });
-                of_instance.columns.push(SeriesColumn { frame: frame.clone(), column, scale: metric.scale() });
             }
         }
-        all.extend(of_instance.into_values());
     }
-    all
 }
 
-/// Returns the metric of a field: as its plugin declares it now, or by custom if the plugin has gone or has other fields.
-fn metric(fields: Option<&Fields>, frame: &Frame, field: &StoredField, column: usize) -> FieldMetric {
-    let declared = fields.filter(|fields| fields.schema == *frame.schema());
-    let declared = declared.and_then(|fields| fields.metrics.get(column)).cloned();
-    declared.unwrap_or_else(|| {
-        let [customary, _] = FieldMetric::of_kept(field);
-        customary
-    })
+/// Returns the metric that a field has by custom.
+fn by_custom(field: &StoredField) -> FieldMetric {
+    let [customary, _] = FieldMetric::of_kept(field);
+    customary
 }
 
 impl FieldMetric {

@@ -11,6 +11,6 @@ mod find;
 mod registered;
 mod reported;
 
-pub use find::select;
+pub use find::{count, select};
 pub(crate) use registered::record_in_history;
 pub(crate) use reported::SeriesRecorder;

@@ -20,7 +20,7 @@ struct InstanceSeries {
     generation: u64,
     /// The labels of the instance.
     labels: Labels,
-    /// The meaning of the handles in `handles`.
+    /// The definitions that the handles in `handles` refer to.
     definitions: SeriesDefinitions,
     /// The store's handle by the plugin's handle.
     handles: Vec<Option<SeriesHandle>>,

@@ -1,6 +1,7 @@
 //! `series`: values of instances that are told apart by labels which the plugin chooses.
 
 use crate::vocabulary::ReportedSeries;
+use dropsonde_model::labels::NAME;
 use dropsonde_model::text::is_harmful;
 use dropsonde_model::{Labels, MetricType};
 use std::collections::HashMap;
@@ -17,10 +18,7 @@ const BYTES_PER_SERIES: usize = 512;
 /// Most points of one call.
 const MOST_POINTS: usize = 1 << 20;
 
-/// The label that holds the name of a metric.
-const NAME: &str = "__name__";
-
-/// The meaning of the handles that one instance of a plugin has.
+/// The series that one instance of a plugin defined, by handle.
 #[derive(Debug, Clone, Default)]
 pub struct SeriesDefinitions(Arc<RwLock<Vec<Arc<SeriesDefinition>>>>);
 

@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use dropsonde_engine::json;
 use dropsonde_engine::plugins::FieldMetric;
 use dropsonde_engine::tracked::noted_labels;
+use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
 use dropsonde_openmetrics::{self as openmetrics, ExpositionText, FamilyKind};
 use dropsonde_store::InstanceId;
@@ -17,9 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::Arc;
-
-/// The label that holds the name of a metric.
-const NAME: &str = "__name__";
 
 pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
     let mut filter = ExportFilter { instances: args.instance, ..ExportFilter::default() };
@@ -148,30 +146,23 @@ type LabelledFamily<'a> = BTreeMap<String, Vec<(&'a ExportedFrame, usize)>>;
 /// Writes labelled series. The parts of a histogram are metrics of their own, because their samples are in the order of
 /// series and not in that of times.
 fn labelled(export: &Export, text: &mut ExpositionText, out: &mut impl Write) -> io::Result<u64> {
-    let mut families: BTreeMap<(String, bool), LabelledFamily<'_>> = BTreeMap::new();
-    let mut kinds = BTreeMap::new();
+    let mut families: BTreeMap<String, (FamilyKind, LabelledFamily<'_>)> = BTreeMap::new();
     for frame in &export.frames {
         for (column, (labels, metric_type)) in frame.schema().series().unwrap_or_default().into_iter().enumerate() {
-            let name = labels.get(NAME).unwrap_or_default().to_owned();
-            let is_counter = metric_type == MetricType::Counter && name.ends_with("_total");
+            let name = labels.get(NAME).unwrap_or_default();
             let kind = match metric_type {
-                MetricType::Counter if is_counter => FamilyKind::Counter,
+                MetricType::Counter if name.ends_with("_total") => FamilyKind::Counter,
                 MetricType::Gauge => FamilyKind::Gauge,
                 _ => FamilyKind::Unknown,
             };
-            // The first type of a name counts: a family has one.
-            kinds.entry(name.clone()).or_insert(kind);
-            families
-                .entry((name, is_counter))
-                .or_default()
-                .entry(label_list(&labels))
-                .or_default()
-                .push((frame, column));
+            // A name has one type: the first one.
+            let (_, family) = families.entry(name.to_owned()).or_insert_with(|| (kind, LabelledFamily::new()));
+            family.entry(label_list(&labels)).or_default().push((frame, column));
         }
     }
     let mut unread = 0;
-    for ((name, _), series) in families {
-        text.family(&name, "", kinds.get(&name).copied().unwrap_or(FamilyKind::Unknown));
+    for (name, (kind, series)) in families {
+        text.family(&name, "", kind);
         for (labels, columns) in series {
             let mut samples: Vec<(i64, f64)> = Vec::new();
             for (frame, column) in columns {

@@ -114,25 +114,17 @@ impl Buckets {
     fn merged(&mut self, runs: &[&GenerationRows], asked: FrameQuery) {
         let wanted = |field| self.fields.contains(&field);
         let pieces: Vec<RowValues> = runs.iter().flat_map(|run| values(run, asked, wanted)).collect();
-        let mut order: Vec<(i64, usize, usize)> = Vec::new();
-        for (nth, piece) in pieces.iter().enumerate() {
-            order.extend(piece.at_ms.iter().enumerate().map(|(row, &at)| (at, nth, row)));
-        }
-        order.sort_unstable();
-        let mut rows: Vec<(i64, usize, usize)> = Vec::with_capacity(order.len());
-        for row in order {
-            rows.pop_if(|last| last.0 == row.0);
-            rows.push(row);
-        }
+        let rows = generations::in_order(&pieces.iter().map(|piece| &piece.at_ms[..]).collect::<Vec<_>>());
+        let at_ms = rows.iter().filter_map(|(nth, row)| pieces.get(*nth)?.at_ms.get(*row).copied()).collect();
         let column = |field: usize| -> Vec<f64> {
-            let value = |(_, nth, row): &(i64, usize, usize)| pieces.get(*nth)?.column(field).get(*row).copied();
+            let value = |(nth, row): &(usize, usize)| pieces.get(*nth)?.column(field).get(*row).copied();
             rows.iter().map(|row| value(row).unwrap_or(f64::NAN)).collect()
         };
         let columns = (0..asked.frame.schema().fields().len()).map(|field| match self.fields.contains(&field) {
             true => column(field),
             false => Vec::new(),
         });
-        let values = RowValues { columns: columns.collect(), at_ms: rows.iter().map(|row| row.0).collect() };
+        let values = RowValues { columns: columns.collect(), at_ms };
         self.rows(asked, &values, 0, values.at_ms.len());
     }
 

@@ -67,6 +67,21 @@ impl<'a> GenerationRows<'a> {
     }
 }
 
+/// Returns the rows of several generations in the order of their times: the number of the piece, and the row in it.
+/// `pieces` has the times of each piece; a later piece was written later. Of rows with the same time only the one
+/// written last is included.
+pub(super) fn in_order(pieces: &[&[i64]]) -> Vec<(usize, usize)> {
+    let mut order: Vec<(i64, usize, usize)> = Vec::new();
+    for (nth, at_ms) in pieces.iter().enumerate() {
+        order.extend(at_ms.iter().enumerate().map(|(row, &at)| (at, nth, row)));
+    }
+    order.sort_unstable();
+    let is_replaced = |pair: &[(i64, usize, usize)]| matches!(pair, [row, next] if row.0 == next.0);
+    let last = order.last().map(|&(_, nth, row)| (nth, row));
+    let rows = order.windows(2).filter(|pair| !is_replaced(pair)).filter_map(|pair| pair.first());
+    rows.map(|&(_, nth, row)| (nth, row)).chain(last).collect()
+}
+
 /// Divides a window where generations begin and end. Returns each part that has rows, with its generations in the order
 /// they were written.
 pub(super) fn spans<'r, 'a>(

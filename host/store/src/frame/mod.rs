@@ -14,35 +14,39 @@ mod generations;
 mod memory;
 mod open;
 mod readings;
+mod resources;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod view;
 mod write_times;
 
 pub(crate) use block::{Block, BlockPlace, ChunkBytes, UnreadableBlock};
 pub(crate) use blocks::{BlockRef, Blocks};
 pub(crate) use buckets::Buckets;
 pub(crate) use open::OpenBlock;
+pub(crate) use resources::StoreResources;
+pub(crate) use view::FrameView;
 pub(crate) use write_times::AHEAD_MS;
 
 use crate::archive::{FrameKey, UnreadHistory};
 use crate::cache::BlockCache;
 use crate::rates::CounterTotal;
-use crate::{Kind, Layout, Pool, Query, Schema, StoreLimits, StoreUsage};
+use crate::{Kind, Layout, Query, Schema, StoreUsage};
 use arc_swap::{ArcSwap, Guard};
 use memory::FrameMemory;
 use open::PushRefused;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// The number of its intervals after which a frame without a new row is stale: its last row is not current.
+pub const STALE_INTERVALS: i64 = 3;
+
 /// The number of open blocks at which a push seals one itself. There are so many only if the keeper is late.
 const MOST_OPEN: usize = 4;
 
 /// The longest time between two rows that is not an outage, unless the interval is longer.
 const LONGEST_PACE_MS: i64 = 600_000;
-
-/// The log may use 1 / `LOG` of the disk limit.
-const LOG: u64 = 4;
 
 /// The rows that one sampler records for one instance, as a ring: when it is full, the oldest row is evicted.
 ///
@@ -62,46 +66,6 @@ pub struct Frame {
     /// The number of the last write. Writes to all frames are numbered together.
     last_write: AtomicU64,
     memory: FrameMemory,
-}
-
-/// State that all frames share.
-#[derive(Debug)]
-pub(crate) struct StoreResources {
-    /// The most rows per frame that are in memory alone.
-    samples: u64,
-    pub(crate) cache: BlockCache,
-    /// Bytes of the newest rows in memory, by owner.
-    pub(crate) heads: Pool,
-    /// Bytes of sealed blocks in memory, by owner.
-    pub(crate) sealed: Pool,
-    /// Bytes of all files, by owner. One owner can use all that the others do not use. If the files are too large, the
-    /// owner with most loses its oldest history.
-    pub(crate) disk: Pool,
-    /// Bytes of the log, by owner. They also count in `disk`.
-    pub(crate) log: Pool,
-    /// Labelled series, by owner.
-    pub(crate) series: Pool,
-    /// Whether blocks are written to files. If so, rows that are removed before they are written count as lost.
-    pub(crate) archived: bool,
-    /// Failed attempts to read a block.
-    pub(crate) unreadable: AtomicU64,
-    /// Rows that were dropped before they were in a file.
-    pub(crate) lost_rows: AtomicU64,
-    pub(crate) next_frame: AtomicU64,
-    /// Rows written to all frames since the start.
-    writes: AtomicU64,
-}
-
-/// A frame's rows at one time.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct FrameView {
-    /// Sealed blocks in the order they were written. Times ascend within a generation.
-    pub(crate) blocks: Arc<[Blocks]>,
-    /// Open blocks, newer than the sealed ones. Rows are added to the last one.
-    pub(crate) opens: Vec<Arc<OpenBlock>>,
-    pub(crate) generation: u32,
-    /// The lowest number of the next row. Numbers continue here after all blocks were removed.
-    pub(crate) floor: u64,
 }
 
 #[derive(Debug, Default)]
@@ -409,6 +373,11 @@ impl Frame {
         self.key.interval_ms.max(apart_ms.min(LONGEST_PACE_MS))
     }
 
+    /// Returns how long after its last row the frame is stale, in milliseconds.
+    pub fn stale_after_ms(&self) -> i64 {
+        self.pace_ms().saturating_mul(STALE_INTERVALS)
+    }
+
     /// Returns the number of the frame's last write. The frame with the higher number was written to last; 0 means no
     /// write since the start.
     pub fn last_write(&self) -> u64 {
@@ -496,61 +465,5 @@ impl Frame {
 
     pub(crate) fn view(&self) -> Arc<FrameView> {
         Guard::into_inner(self.current())
-    }
-}
-
-// === impl StoreResources ===
-
-impl StoreResources {
-    pub(crate) fn new(limits: &StoreLimits, archived: bool) -> Self {
-        Self {
-            samples: limits.samples.max(1) as u64,
-            cache: BlockCache::new(limits.block_cache),
-            heads: Pool::halved(limits.memory / 2),
-            sealed: Pool::halved(limits.memory - limits.memory / 2),
-            disk: Pool::new(limits.disk, 0),
-            log: Pool::halved(limits.disk / LOG),
-            series: Pool::halved(limits.series),
-            archived,
-            unreadable: AtomicU64::new(0),
-            lost_rows: AtomicU64::new(0),
-            next_frame: AtomicU64::new(0),
-            writes: AtomicU64::new(0),
-        }
-    }
-}
-
-// === impl FrameView ===
-
-impl FrameView {
-    pub(crate) fn last_block(&self) -> Option<BlockRef<'_>> {
-        self.blocks.last()?.last()
-    }
-
-    /// Returns how many rows there ever were.
-    pub(crate) fn end_row(&self) -> u64 {
-        let end_row = match (self.opens.last(), self.blocks.last()) {
-            (Some(open), _) => open.end_row(),
-            (None, Some(blocks)) => blocks.end_row(),
-            (None, None) => 0,
-        };
-        end_row.max(self.floor)
-    }
-
-    /// Returns the number of the first row that counts, if the newest `capacity` rows count.
-    pub(crate) fn first_row(&self, capacity: u64) -> u64 {
-        let start_row = match (self.blocks.first(), self.opens.first()) {
-            (Some(blocks), _) => blocks.start_row(),
-            (None, Some(open)) => open.start_row,
-            (None, None) => return self.floor,
-        };
-        self.end_row().saturating_sub(capacity).max(start_row)
-    }
-
-    fn rows(&self, capacity: u64) -> u64 {
-        let first_row = self.first_row(capacity);
-        let count = |start: u64, end: u64| end.saturating_sub(start.max(first_row));
-        let blocks: u64 = self.blocks.iter().map(|blocks| count(blocks.start_row(), blocks.end_row())).sum();
-        blocks + self.opens.iter().map(|open| count(open.start_row, open.end_row())).sum::<u64>()
     }
 }

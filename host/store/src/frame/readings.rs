@@ -110,21 +110,12 @@ impl Piece {
 
     /// Merges the rows of several generations. Of rows with the same time the one written last stays.
     fn merged(pieces: Vec<Self>, columns: usize) -> Self {
-        let mut order: Vec<(i64, usize, usize)> = Vec::new();
-        for (nth, piece) in pieces.iter().enumerate() {
-            order.extend(piece.at_ms.iter().enumerate().map(|(row, &at)| (at, nth, row)));
-        }
-        order.sort_unstable();
-        let mut rows: Vec<(i64, usize, usize)> = Vec::with_capacity(order.len());
-        for row in order {
-            rows.pop_if(|last| last.0 == row.0);
-            rows.push(row);
-        }
-        let reading = |column: usize, (_, nth, row): &(i64, usize, usize)| {
+        let rows = generations::in_order(&pieces.iter().map(|piece| &piece.at_ms[..]).collect::<Vec<_>>());
+        let reading = |column: usize, (nth, row): &(usize, usize)| {
             pieces.get(*nth).and_then(|piece| piece.columns.get(column)?.get(*row).copied()).unwrap_or(f64::NAN)
         };
         Self {
-            at_ms: rows.iter().map(|row| row.0).collect(),
+            at_ms: rows.iter().filter_map(|(nth, row)| pieces.get(*nth)?.at_ms.get(*row).copied()).collect(),
             columns: (0..columns).map(|column| rows.iter().map(|row| reading(column, row)).collect()).collect(),
         }
     }

@@ -22,14 +22,14 @@ const SMALL: usize = 64;
 /// The longest label set of a series, in bytes.
 const LONGEST_LABELS: usize = 16 << 10;
 
-/// Whose series they are, and how often they are read.
+/// The identity of a group: its name, its instance, its owner and its interval.
 #[derive(Debug, Clone)]
 pub struct GroupKey {
     /// The instance that the series are about, or the name of the plugin that registered them.
     pub instance: InstanceId,
-    /// What was read.
+    /// The name of the group, such as that of the plugin or the sampler that the series come from.
     pub group: Arc<str>,
-    /// Who uses memory, disk and series for them.
+    /// The owner whose shares of memory, disk and series the group uses.
     pub owner: Arc<str>,
     pub interval_ms: i64,
 }
@@ -118,10 +118,6 @@ impl SeriesGroup {
             block_tick: 0,
             last_ms: None,
         }
-    }
-
-    pub fn key(&self) -> &GroupKey {
-        &self.key
     }
 
     /// Returns the handle of the series with some labels; the name of its metric is the label `__name__`. The handle is

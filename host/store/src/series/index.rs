@@ -5,10 +5,10 @@ use super::matcher::{LabelMatcher, LabelValues};
 use super::postings::{Postings, intersect, union};
 use super::selection::{FoundSeries, ReadingScale, SeriesColumn};
 use super::symbols::{Symbol, Symbols};
-use crate::Frame;
+use crate::{Frame, InstanceId, Pool};
 use dropsonde_model::{Labels, MetricType, labels};
 use hashbrown::{DefaultHashBuilder, HashTable};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
@@ -32,6 +32,7 @@ pub(crate) struct SeriesIndex {
     frames: Vec<Option<IndexedFrame>>,
     free_frames: Vec<u32>,
     frame_numbers: HashMap<u64, u32>,
+    by_instance: HashMap<InstanceId, Vec<Arc<Frame>>>,
     hasher: DefaultHashBuilder,
 }
 
@@ -75,6 +76,17 @@ struct IndexedFrame {
     is_used: bool,
 }
 
+/// The consequence of removing a column of a series.
+enum Removed {
+    /// The series is gone.
+    Series,
+    /// The series' first column; a column of the frame `next` takes its place.
+    First {
+        next: u32,
+    },
+    Other,
+}
+
 const NOT_INDEXED: u32 = u32::MAX;
 
 /// Series that are gone are removed from the postings when they are more than this and a quarter of the others.
@@ -93,6 +105,7 @@ impl SeriesIndex {
     pub(crate) fn add(&mut self, frame: Arc<Frame>, is_used: bool) {
         let schema = frame.schema().clone();
         let Some(packed) = schema.labels() else { return };
+        self.by_instance.entry(frame.key().instance.clone()).or_default().push(frame.clone());
         let (id, indexed) = (frame.id, IndexedFrame { frame, series: Box::default(), is_used });
         let number = place(&mut self.frames, &mut self.free_frames, Some(indexed));
         self.frame_numbers.insert(id, number);
@@ -178,26 +191,47 @@ impl SeriesIndex {
         self.series.get(series as usize).map(|series| &series.pairs[..]).unwrap_or_default()
     }
 
-    /// Removes a frame, and the series that have no other.
-    pub(crate) fn remove(&mut self, frame: &Frame) {
+    /// Removes a frame, and the series that have no other. Gives back the places of those in the pool.
+    pub(crate) fn remove(&mut self, frame: &Frame, pool: &Pool) {
         let Some(number) = self.frame_numbers.remove(&frame.id) else { return };
         let Some(removed) = self.frames.get_mut(number as usize).and_then(Option::take) else { return };
         self.free_frames.push(number);
-        for series in removed.series.into_iter().filter(|series| *series != NOT_INDEXED) {
-            self.remove_column(series, number);
+        if let Some(frames) = self.by_instance.get_mut(&frame.key().instance) {
+            frames.retain(|other| other.id != frame.id);
+            if frames.is_empty() {
+                self.by_instance.remove(&frame.key().instance);
+            }
         }
+        // The owner of a series' first column has its place.
+        let mut given_back = 0;
+        for series in removed.series.into_iter().filter(|series| *series != NOT_INDEXED) {
+            match self.remove_column(series, number) {
+                Removed::Other => {}
+                Removed::Series => given_back += 1,
+                Removed::First { next } => {
+                    let next = self.frames.get(next as usize).and_then(Option::as_ref);
+                    if let Some(owner) = next.map(|next| next.frame.owner()).filter(|owner| *owner != frame.owner()) {
+                        given_back += 1;
+                        pool.take_anyway(owner, 1);
+                    }
+                }
+            }
+        }
+        pool.give_back(frame.owner(), given_back);
         if self.gone > FEW_GONE && self.gone > self.len() / 4 {
             self.sweep();
         }
     }
 
-    fn remove_column(&mut self, number: u32, frame: u32) {
-        let Some(series) = self.series.get_mut(number as usize) else { return };
+    fn remove_column(&mut self, number: u32, frame: u32) -> Removed {
+        let Some(series) = self.series.get_mut(number as usize) else { return Removed::Other };
         let more = self.more.get_mut(&number);
-        if series.column.frame != frame {
+        let removed = if series.column.frame != frame {
             more.into_iter().for_each(|more| more.retain(|column| column.frame != frame));
+            Removed::Other
         } else if let Some(next) = more.and_then(Vec::pop) {
             series.column = next;
+            Removed::First { next: next.frame }
         } else {
             let pairs = std::mem::take(&mut series.pairs);
             let hash = self.hasher.hash_one(&pairs[..]);
@@ -205,10 +239,12 @@ impl SeriesIndex {
                 entry.remove();
             }
             self.gone += 1;
-        }
+            Removed::Series
+        };
         if self.more.get(&number).is_some_and(Vec::is_empty) {
             self.more.remove(&number);
         }
+        removed
     }
 
     /// Removes series that are gone from the postings, then pairs and texts that no series has.
@@ -259,15 +295,15 @@ impl SeriesIndex {
         indexed.into_iter().for_each(|indexed| indexed.is_used = is_used);
     }
 
-    /// Counts the series of each owner.
-    pub(crate) fn by_owner(&self) -> BTreeMap<Arc<str>, u64> {
-        let mut counts = BTreeMap::new();
-        for series in self.series.iter().filter(|series| !series.pairs.is_empty()) {
-            if let Some(Some(indexed)) = self.frames.get(series.column.frame as usize) {
-                *counts.entry(indexed.frame.owner().clone()).or_default() += 1;
-            }
-        }
-        counts
+    /// Returns the frames of an instance.
+    pub(crate) fn frames_of(&self, instance: &InstanceId) -> &[Arc<Frame>] {
+        self.by_instance.get(instance).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Returns whether a group adds rows to a frame.
+    pub(crate) fn is_used(&self, frame: &Frame) -> bool {
+        let number = self.frame_numbers.get(&frame.id).copied();
+        number.and_then(|number| self.frames.get(number as usize)?.as_ref()).is_some_and(|indexed| indexed.is_used)
     }
 
     /// Returns the bytes of the labels' texts, and those of the rest of the index.
@@ -385,27 +421,6 @@ impl SeriesIndex {
             text.push('\0');
         }
         Labels::from_text(&text).unwrap_or_default()
-    }
-
-    /// Returns all label names, sorted.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let is_live = |pairs: &Vec<u32>| pairs.iter().any(|pair| self.is_live(*pair));
-        let names = self.by_name.iter().filter(|(_, pairs)| is_live(pairs));
-        let mut names: Vec<String> = names.map(|(name, _)| self.symbols.text(*name).to_owned()).collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// Returns all values of a label, sorted.
-    pub(crate) fn values(&self, name: &str) -> Vec<String> {
-        let pairs = self.symbols.get(name).and_then(|name| self.by_name.get(&name));
-        let pairs = pairs.into_iter().flatten().filter(|pair| self.is_live(**pair));
-        pairs.map(|pair| self.value_of(*pair).to_owned()).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// Returns whether a pair has a series that is not gone.
-    fn is_live(&self, pair: u32) -> bool {
-        self.postings(pair).iter().any(|series| !self.pairs_of(*series).is_empty())
     }
 }
 

@@ -34,11 +34,6 @@ impl LabelMatcher {
         Self { name: name.into(), values, is_negated: false }
     }
 
-    /// Selects the series that this matcher does not select.
-    pub fn negated(self) -> Self {
-        Self { is_negated: !self.is_negated, ..self }
-    }
-
     pub fn matches(&self, value: &str) -> bool {
         self.values.have(value) != self.is_negated
     }

@@ -2,12 +2,9 @@
 
 use crate::Frame;
 use dropsonde_model::{Labels, MetricType};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// A frame whose last row is older than this many of its intervals has ended.
-const STALE_INTERVALS: i64 = 3;
 
 /// The bits of the NaN that marks the end of a series.
 const STALE_BITS: u64 = 0x7ff0_0000_0000_0002;
@@ -25,7 +22,8 @@ pub fn is_stale(value: f64) -> bool {
 #[derive(Debug, Clone, Default)]
 pub struct SeriesSelection {
     series: Vec<SelectedSeries>,
-    frames: Vec<FrameColumns>,
+    /// The columns that hold the samples of each series.
+    columns: Vec<Vec<SeriesColumn>>,
 }
 
 /// One series of a selection.
@@ -36,6 +34,8 @@ pub struct SelectedSeries {
     /// The times of the first and the last row of the frames that hold its samples. The series may be shorter.
     pub first_ms: i64,
     pub last_ms: i64,
+    /// The shortest scheduled time between two of its samples, in milliseconds.
+    pub interval_ms: i64,
 }
 
 /// A series that a search found, with the columns that hold its samples.
@@ -101,30 +101,30 @@ impl SeriesSelection {
                 bounds = [bounds, span].into_iter().flatten().reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)));
                 span.is_some()
             });
-            if let Some((first_ms, last_ms)) = bounds {
-                selected.push((SelectedSeries { labels, metric_type, first_ms, last_ms }, columns));
+            let interval_ms = columns.iter().map(|column| column.frame.interval_ms()).min();
+            if let Some(((first_ms, last_ms), interval_ms)) = bounds.zip(interval_ms) {
+                selected.push((SelectedSeries { labels, metric_type, first_ms, last_ms, interval_ms }, columns));
             }
         }
         selected.sort_by(|(a, _), (b, _)| a.labels.iter().cmp(b.labels.iter()));
-        let mut selection = Self::default();
-        let mut numbers: HashMap<u64, usize> = HashMap::new();
-        for (nth, (series, columns)) in selected.into_iter().enumerate() {
-            selection.series.push(series);
+        let (series, columns) = selected.into_iter().unzip();
+        Self { series, columns }
+    }
+
+    /// Returns the frames that hold the samples, each with its columns, in the order they began: so samples come in the
+    /// order of time.
+    fn by_frame(&self) -> Vec<FrameColumns> {
+        let mut frames: BTreeMap<(u64, u64), FrameColumns> = BTreeMap::new();
+        for (nth, columns) in self.columns.iter().enumerate() {
             for SeriesColumn { frame, column, scale } in columns {
-                let number = *numbers.entry(frame.id).or_insert_with(|| {
-                    selection.frames.push(FrameColumns::of(frame));
-                    selection.frames.len() - 1
-                });
-                if let Some(frame) = selection.frames.get_mut(number) {
-                    frame.columns.push(column);
-                    frame.scales.push(scale);
-                    frame.series.push(nth);
-                }
+                let of_frame =
+                    frames.entry((frame.key().born, frame.id)).or_insert_with(|| FrameColumns::of(frame.clone()));
+                of_frame.columns.push(*column);
+                of_frame.scales.push(*scale);
+                of_frame.series.push(nth);
             }
         }
-        // Frames are in the order they began, so that samples come in the order of time.
-        selection.frames.sort_by_key(|frame| frame.frame.key().born);
-        selection
+        frames.into_values().collect()
     }
 
     pub fn series(&self) -> &[SelectedSeries] {
@@ -134,26 +134,19 @@ impl SeriesSelection {
     /// Returns some of the series, by their indexes.
     pub fn part(&self, wanted: Range<usize>) -> Self {
         let until = wanted.end.min(self.series.len());
-        let series = self.series.get(wanted.start.min(until)..until).unwrap_or_default().to_vec();
-        let of_frame = |frame: &FrameColumns| {
-            let mut part = FrameColumns::of(frame.frame.clone());
-            let columns = frame.columns.iter().zip(&frame.scales).zip(&frame.series);
-            for ((column, scale), nth) in columns.filter(|(_, nth)| wanted.contains(nth)) {
-                part.columns.push(*column);
-                part.scales.push(*scale);
-                part.series.push(nth - wanted.start);
-            }
-            (!part.columns.is_empty()).then_some(part)
-        };
-        Self { series, frames: self.frames.iter().filter_map(of_frame).collect() }
+        let wanted = wanted.start.min(until)..until;
+        Self {
+            series: self.series.get(wanted.clone()).unwrap_or_default().to_vec(),
+            columns: self.columns.get(wanted).unwrap_or_default().to_vec(),
+        }
     }
 
     /// Returns the newest sample of each series in a window, with its time, unless the series has ended by then.
     pub fn newest(&self, window: Range<i64>) -> Vec<Option<(i64, f64)>> {
         // Of several frames the one with the newest row counts. Of rows with the same time, that with a value.
         let mut newest: Vec<Option<(i64, f64)>> = vec![None; self.series.len()];
-        for FrameColumns { frame, columns, scales, series } in &self.frames {
-            let since_ms = window.start.max(window.end.saturating_sub(ends_after_ms(frame)));
+        for FrameColumns { frame, columns, scales, series } in &self.by_frame() {
+            let since_ms = window.start.max(window.end.saturating_sub(frame.stale_after_ms()));
             let Some((at_ms, values)) = frame.newest_reading(columns, since_ms..window.end) else { continue };
             for ((nth, scale), reading) in series.iter().zip(scales).zip(values) {
                 let value = scale.value(reading);
@@ -171,8 +164,8 @@ impl SeriesSelection {
     /// intervals.
     pub fn samples(&self, window: Range<i64>) -> Vec<SeriesSamples> {
         let mut all: Vec<SeriesSamples> = vec![SeriesSamples::default(); self.series.len()];
-        for FrameColumns { frame, columns, scales, series } in &self.frames {
-            let ends_after_ms = ends_after_ms(frame);
+        for FrameColumns { frame, columns, scales, series } in &self.by_frame() {
+            let ends_after_ms = frame.stale_after_ms();
             let mut last_ms: Option<i64> = None;
             let mut parts: Vec<SeriesSamples> = vec![SeriesSamples::default(); series.len()];
             frame.readings(columns, window.clone(), |at_ms, columns| {
@@ -213,11 +206,6 @@ impl ReadingScale {
     }
 }
 
-/// Returns how long after its last row a frame's series have ended, in milliseconds.
-fn ends_after_ms(frame: &Frame) -> i64 {
-    frame.pace_ms().saturating_mul(STALE_INTERVALS)
-}
-
 impl SeriesSamples {
     /// Adds readings. The series ends at a gap, and where no row comes for too long.
     fn extend(&mut self, at_ms: &[i64], readings: &[f64], scale: ReadingScale, ends_after_ms: i64) {
@@ -248,7 +236,7 @@ impl SeriesSamples {
     fn append(&mut self, later: &mut Self) {
         let Some(&first_ms) = later.at_ms.first() else { return };
         while let (Some(&last_ms), Some(&value)) = (self.at_ms.last(), self.values.last())
-            && (last_ms > first_ms || (last_ms == first_ms && is_stale(value)))
+            && last_ms >= first_ms
             && is_stale(value)
         {
             self.at_ms.pop();

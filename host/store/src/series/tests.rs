@@ -132,6 +132,32 @@ fn an_owner_gets_no_more_series_than_its_share_and_others_get_theirs() {
 }
 
 #[test]
+fn a_series_counts_for_one_owner_as_long_as_anyone_has_it() {
+    let store = Store::in_memory(&StoreLimits::default());
+    let used = |owner: &str| store.series_pool().accounts().get(owner).map_or(0, |account| account.used);
+    let group = |owner: &str, instance: &str| {
+        let instance = InstanceId::new(instance).unwrap();
+        store.series_group(GroupKey { instance, ..of_owner(owner) })
+    };
+    push(&mut group("first", "a"), 1000, [(1, 1.0), (2, 2.0)]);
+    push(&mut group("second", "b"), 1000, [(2, 2.0), (3, 3.0)]);
+    assert_eq!((used("first"), used("second")), (2, 1));
+    store.remove_series(&InstanceId::new("a").unwrap(), None);
+    assert_eq!((used("first"), used("second")), (0, 2), "the second has the shared one now");
+    store.remove_series(&InstanceId::new("b").unwrap(), None);
+    assert_eq!((used("first"), used("second"), store.series_count()), (0, 0, 0));
+}
+
+#[test]
+fn series_that_come_and_go_change_nothing_for_readers_of_samples() {
+    let store = Store::in_memory(&StoreLimits::default());
+    let before = store.revision();
+    push(&mut store.series_group(key()), 1000, [(1, 1.0)]);
+    store.remove_series(&InstanceId::new("web-1").unwrap(), None);
+    assert_eq!(store.revision(), before, "a scrape need not look through all frames again");
+}
+
+#[test]
 fn removed_series_are_gone_also_after_a_restart() {
     let sim = SimulatedDisk::new(1);
     let limits = StoreLimits::default();
@@ -214,7 +240,7 @@ proptest! {
             let instance = InstanceId::new(format!("i{nth}")).unwrap();
             let mut group = store.series_group(GroupKey { instance, ..key() });
             let handle = group.series(labels, MetricType::Gauge).unwrap();
-            group.push(1000, &[(handle, 1.0)]);
+            group.push(1000, &[(handle, nth as f64)]);
         }
         for nth in &removed {
             store.remove_series(&InstanceId::new(format!("i{nth}")).unwrap(), Some("scrape"));
@@ -226,7 +252,13 @@ proptest! {
         let expected: BTreeSet<&str> = left.filter(|labels| is_selected(labels)).map(Labels::as_text).collect();
         let selection = store.select(&matchers, ALWAYS);
         let found: BTreeSet<&str> = selection.series().iter().map(|series| series.labels.as_text()).collect();
+        prop_assert_eq!(store.count_series(&matchers), found.len());
         prop_assert_eq!(found, expected);
+        // A part has the samples that the whole has.
+        let first = |samples: SeriesSamples| samples.values[0];
+        let whole: Vec<f64> = selection.samples(ALWAYS).into_iter().map(first).collect();
+        let parts = (0..whole.len()).step_by(5).flat_map(|from| selection.part(from..from + 5).samples(ALWAYS));
+        prop_assert_eq!(parts.map(first).collect::<Vec<_>>(), whole);
     }
 
     /// Series come and go at random, over blocks, flushes and a restart.

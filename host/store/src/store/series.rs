@@ -32,16 +32,6 @@ impl Store {
         self.series_index().find(matchers).len()
     }
 
-    /// Returns the names of all labels of series, sorted.
-    pub fn label_names(&self) -> Vec<String> {
-        self.series_index().names()
-    }
-
-    /// Returns the values that a label has in any series, sorted.
-    pub fn label_values(&self, name: &str) -> Vec<String> {
-        self.series_index().values(name)
-    }
-
     /// Returns the number of series.
     pub fn series_count(&self) -> usize {
         self.series_index().len()
@@ -59,19 +49,16 @@ impl Store {
 
     /// Removes the series about an instance, and their samples; those of one group, or all.
     pub fn remove_series(&self, instance: &InstanceId, group: Option<&str>) {
-        let is_over = |frame: &Arc<Frame>, _| {
-            frame.key().instance == *instance && group.is_none_or(|group| **frame.schema().sampler() == *group)
-        };
         // Most instances have none.
-        if self.series_index().frames(is_over).is_empty() {
+        if self.series_index().frames_of(instance).is_empty() {
             return;
         }
         let mut index = self.series_index_mut();
-        let frames = index.frames(is_over);
-        frames.iter().for_each(|frame| index.remove(frame));
-        self.0.shared.series.set_all(&index.by_owner());
+        let is_over = |frame: &&Arc<Frame>| group.is_none_or(|group| **frame.schema().sampler() == *group);
+        let frames: Vec<_> = index.frames_of(instance).iter().filter(is_over).cloned().collect();
+        frames.iter().for_each(|frame| index.remove(frame, self.series_pool()));
         drop(index);
-        self.removed(&frames);
+        self.note_removed(&frames);
     }
 
     fn series_index(&self) -> RwLockReadGuard<'_, SeriesIndex> {
@@ -121,18 +108,18 @@ impl Store {
         let frame = Arc::new(Frame::new(key, self.0.shared.clone()));
         frame.has_taken(bytes);
         index.add(frame.clone(), true);
-        drop(index);
-        self.0.revision.fetch_add(1, Ordering::Release);
         Ok(frame)
     }
 
     /// Takes the frames of a group that no other uses and whose last row is not older than `since_ms`.
     pub(crate) fn take_frames(&self, key: &GroupKey, since_ms: i64) -> Vec<Arc<Frame>> {
-        let is_of = |frame: &Arc<Frame>, is_used: bool| {
-            !is_used && key.is_of(frame) && frame.latest_at_ms().is_some_and(|latest| latest >= since_ms)
-        };
+        let index = self.series_index();
+        let is_free = |frame: &&Arc<Frame>| key.is_of(frame) && !index.is_used(frame);
+        let mut frames: Vec<_> = index.frames_of(&key.instance).iter().filter(is_free).cloned().collect();
+        drop(index);
+        // This may read files, so nobody waits for it.
+        frames.retain(|frame| frame.latest_at_ms().is_some_and(|latest| latest >= since_ms));
         let mut index = self.series_index_mut();
-        let frames = index.frames(is_of);
         frames.iter().for_each(|frame| index.set_used(frame, true));
         frames
     }
@@ -149,8 +136,11 @@ impl Store {
     pub(crate) fn adopt_series(&self, frames: Vec<Arc<Frame>>) {
         let mut index = self.series_index_mut();
         index.reserve(frames.iter().map(|frame| frame.schema().fields().len()).sum());
-        frames.into_iter().for_each(|frame| index.add(frame, false));
-        self.0.shared.series.set_all(&index.by_owner());
+        for frame in frames {
+            let (owner, before) = (frame.owner().clone(), index.len());
+            index.add(frame, false);
+            self.series_pool().take_anyway(&owner, (index.len() - before) as u64);
+        }
     }
 
     pub(super) fn labelled_frames(&self) -> Vec<Arc<Frame>> {
@@ -164,9 +154,6 @@ impl Store {
             return;
         }
         let mut index = self.series_index_mut();
-        index.frames(is_over).iter().for_each(|frame| index.remove(frame));
-        self.0.shared.series.set_all(&index.by_owner());
-        drop(index);
-        self.0.revision.fetch_add(1, Ordering::Release);
+        index.frames(is_over).iter().for_each(|frame| index.remove(frame, self.series_pool()));
     }
 }
