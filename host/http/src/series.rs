@@ -18,7 +18,7 @@ use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
 use dropsonde_openmetrics::{ExpositionFormat, number, series_text, unit_of};
 use dropsonde_promql::{Matcher, parse_selector};
-use dropsonde_store::{Query, SelectedSeries, SeriesSamples, SeriesSelection, is_stale};
+use dropsonde_store::{Query, SelectedSeries, SeriesSamples, SeriesSelection, in_order, is_stale};
 use serde::Serialize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub(crate) async fn list(
     let limit = parameters.number("limit")?.unwrap_or(USUAL_LIMIT);
     let after = parameters.one("after").map(labels_of).transpose()?;
     let (selection, memory) = selected(&app, &caller.peer, selectors, window).await?;
-    let is_after = |series: &SelectedSeries| after.as_ref().is_none_or(|after| series.labels.iter().gt(after.iter()));
+    let is_after = |series: &SelectedSeries| after.as_ref().is_none_or(|after| in_order(&series.labels, after).is_gt());
     let first = selection.series().partition_point(|series| !is_after(series));
     let end = first.saturating_add(limit).min(selection.series().len());
     let (mut left, mut open) = (first..end, b'[');

@@ -24,5 +24,5 @@ pub(crate) use packed_labels::PackedLabels;
 pub use group::{GroupKey, LabelsTooLong, SeriesGroup, SeriesHandle, TickReport};
 pub use matcher::{LabelMatcher, LabelValues};
 pub use selection::{
-    FoundSeries, ReadingScale, STALE, SelectedSeries, SeriesColumn, SeriesSamples, SeriesSelection, is_stale,
+    FoundSeries, ReadingScale, STALE, SelectedSeries, SeriesColumn, SeriesSamples, SeriesSelection, in_order, is_stale,
 };

@@ -1,7 +1,9 @@
 //! The samples of the series that a search found.
 
 use crate::Frame;
+use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,7 +20,13 @@ pub fn is_stale(value: f64) -> bool {
     value.to_bits() == STALE_BITS
 }
 
-/// Series that a search found, sorted by their labels.
+/// Compares series by the names of their metrics, then by their labels.
+pub fn in_order(a: &Labels, b: &Labels) -> Ordering {
+    // The name need not be the first label: capital letters come before `_`.
+    a.get(NAME).cmp(&b.get(NAME)).then_with(|| a.iter().cmp(b.iter()))
+}
+
+/// Series that a search found, in the order of [`in_order`].
 #[derive(Debug, Clone, Default)]
 pub struct SeriesSelection {
     series: Vec<SelectedSeries>,
@@ -106,7 +114,7 @@ impl SeriesSelection {
                 selected.push((SelectedSeries { labels, metric_type, first_ms, last_ms, interval_ms }, columns));
             }
         }
-        selected.sort_by(|(a, _), (b, _)| a.labels.iter().cmp(b.labels.iter()));
+        selected.sort_by(|(a, _), (b, _)| in_order(&a.labels, &b.labels));
         let (series, columns) = selected.into_iter().unzip();
         Self { series, columns }
     }

@@ -149,6 +149,18 @@ fn a_series_counts_for_one_owner_as_long_as_anyone_has_it() {
 }
 
 #[test]
+fn series_of_one_name_come_together_whatever_their_labels_are() {
+    let store = Store::in_memory(&StoreLimits::default());
+    let mut group = store.series_group(key());
+    let all = [[("__name__", "b"), ("Z", "1")], [("__name__", "a"), ("x", "1")], [("__name__", "b"), ("x", "1")]];
+    let samples = all.map(|labels| (group.series(&Labels::from(labels), MetricType::Gauge).unwrap(), 1.0));
+    group.push(1000, &samples);
+    let selection = store.select(&[], ALWAYS);
+    let names: Vec<_> = selection.series().iter().map(|series| series.labels.get("__name__").unwrap()).collect();
+    assert_eq!(names, ["a", "b", "b"]);
+}
+
+#[test]
 fn series_that_come_and_go_change_nothing_for_readers_of_samples() {
     let store = Store::in_memory(&StoreLimits::default());
     let before = store.revision();
