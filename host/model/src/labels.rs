@@ -139,6 +139,17 @@ impl Labels {
         is_text(text).then(|| Self((!text.is_empty()).then(|| text.into())))
     }
 
+    /// Returns labels of pairs that are sorted by key, each key once. Keys and values must not contain NUL characters.
+    pub fn from_sorted<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut text = String::new();
+        for word in pairs.into_iter().flat_map(|(key, value)| [key, value]) {
+            text.push_str(word);
+            text.push(END);
+        }
+        debug_assert!(is_text(&text), "{text:?}");
+        Self((!text.is_empty()).then(|| text.into()))
+    }
+
     /// Returns the number of bytes of all keys and values.
     pub fn bytes(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len()).sum()
@@ -201,6 +212,7 @@ mod tests {
             prop_assert_eq!((labels.len(), labels.is_empty()), (map.len(), map.is_empty()));
             prop_assert!(map.iter().all(|(key, value)| labels.get(key) == Some(value)));
             prop_assert_eq!(Labels::from_text(labels.as_text()), Some(labels.clone()));
+            prop_assert_eq!(Labels::from_sorted(labels.iter()), labels.clone());
             let json = serde_json::to_string(&labels).unwrap();
             prop_assert_eq!(&json, &serde_json::to_string(&map).unwrap());
             prop_assert_eq!(serde_json::from_str::<Labels>(&json).unwrap(), labels);

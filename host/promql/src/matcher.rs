@@ -1,5 +1,5 @@
 use crate::regex;
-use ::regex::Regex;
+use ::regex::bytes::Regex;
 
 /// How a matcher compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,12 @@ impl Matcher {
     }
 }
 
+impl PartialEq for Matcher {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, self.operator, &self.value) == (&other.name, other.operator, &other.value)
+    }
+}
+
 impl MatchOperator {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +84,7 @@ impl ValuePattern {
         match self {
             Self::AnyOf(values) => values.iter().any(|one| one == value),
             Self::BeginsWith(start) => value.starts_with(start),
-            Self::Regex(regex) => regex.is_match(value),
+            Self::Regex(regex) => regex.is_match(value.as_bytes()),
         }
     }
 }

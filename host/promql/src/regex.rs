@@ -2,7 +2,7 @@
 //! breaks too.
 
 use crate::matcher::ValuePattern;
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use std::fmt::Write as _;
 
 /// The largest number of repetitions in braces.
@@ -56,8 +56,10 @@ fn translated(expression: &str) -> Result<String, String> {
     let mut is_in_set = false;
     // Whether the last item was a repetition, and whether it was made lazy already.
     let mut repeated: Option<bool> = None;
+    let mut is_behind_parenthesis = false;
     while let Some(c) = chars.next() {
         let before = repeated.take();
+        let begins_group = std::mem::replace(&mut is_behind_parenthesis, c == '(' && !is_in_set);
         match c {
             '\\' => match chars.next() {
                 Some('Q') => {
@@ -77,7 +79,18 @@ fn translated(expression: &str) -> Result<String, String> {
                 Some('s') => out.push_str(r"[\t\n\x0C\r ]"),
                 Some('S') => out.push_str(r"[^\t\n\x0C\r ]"),
                 Some('b') if !is_in_set => out.push_str(r"(?-u:\b)"),
-                Some('B') if !is_in_set => return Err(unsupported(expression, r"\B")),
+                Some('B') if !is_in_set => out.push_str(r"(?-u:\B)"),
+                // Braces belong to these.
+                Some(class @ ('x' | 'p' | 'P')) if chars.peek() == Some(&'{') => {
+                    out.push('\\');
+                    out.push(class);
+                    for c in chars.by_ref() {
+                        out.push(c);
+                        if c == '}' {
+                            break;
+                        }
+                    }
+                }
                 Some(other) => {
                     out.push('\\');
                     out.push(other);
@@ -123,7 +136,11 @@ fn translated(expression: &str) -> Result<String, String> {
                     Some(false) if c == '?' => repeated = Some(true),
                     Some(_) => return Err(format!("invalid regular expression {expression:?}: repeated repetition")),
                     // Behind `(` a question mark begins a group with options.
-                    None if c == '?' && out.ends_with('(') && !out.ends_with("\\(") => {}
+                    None if c == '?' && begins_group => {
+                        if !is_known_group(&chars.clone().collect::<String>()) {
+                            return Err(format!("invalid regular expression {expression:?}: unknown group"));
+                        }
+                    }
                     None => repeated = Some(false),
                 }
                 out.push(c);
@@ -154,8 +171,13 @@ fn translated(expression: &str) -> Result<String, String> {
     Ok(out)
 }
 
-fn unsupported(expression: &str, what: &str) -> String {
-    format!("invalid regular expression {expression:?}: {what} is not supported")
+/// Returns whether RE2 knows the options of the group that begins with `(?` and these characters.
+fn is_known_group(rest: &str) -> bool {
+    if ["P<", "<"].iter().any(|name| rest.starts_with(name)) {
+        return !["<=", "<!"].iter().any(|look| rest.starts_with(look));
+    }
+    let options = rest.trim_start_matches(['i', 'm', 's', 'U', '-']);
+    options.starts_with([':', ')'])
 }
 
 /// Reads `3}`, `3,}` or `3,5}`. Returns the bounds, and the number of characters.
@@ -211,6 +233,10 @@ mod tests {
             ("x{,3}", "x{,3}", true),
             ("a+?b", "aab", true),
             ("(?:a|b)?c", "c", true),
+            (r"\p{Greek}\pL\x{41}", "\u{3b1}bA", true),
+            (r"a\Bb", "ab", true),
+            (r"a\B\u{e4}".trim_end_matches(r"\u{e4}"), "a", false),
+            ("(?P<x>a)(?i-s:B)", "ab", true),
         ] {
             assert_eq!(matches(expression, value), is_match, "{expression:?} {value:?}");
         }
@@ -218,7 +244,10 @@ mod tests {
 
     #[test]
     fn what_re2_refuses_is_refused() {
-        for expression in ["a**", "a+*", "x{1001}", "x{2}{3}", "(", "a)", "[a", r"\1", "*", "a??*"] {
+        for expression in [
+            "a**", "a+*", "x{1001}", "x{2}{3}", "(", "a)", "[a", r"\1", "*", "a??*", "(?x)a", "(?=a)", "(?<!a)b",
+            "(?u)a",
+        ] {
             assert!(pattern(expression).is_err(), "{expression}");
         }
         let why = pattern("(").unwrap_err();
@@ -240,7 +269,7 @@ mod tests {
             value in "[ab.]{0,3}",
         ) {
             if let (Ok(pattern), Ok(regex)) = (pattern(&expression), compile(&expression)) {
-                prop_assert_eq!(pattern.has(&value), regex.is_match(&value));
+                prop_assert_eq!(pattern.has(&value), regex.is_match(value.as_bytes()));
             }
         }
     }
