@@ -26,6 +26,8 @@ pub struct App {
     pub(crate) beginnings: Arc<Quota>,
     /// Running range queries.
     pub(crate) queries: Arc<Quota>,
+    /// Queries in PromQL that are computed.
+    pub(crate) evaluations: Arc<Quota>,
     pub(crate) query_threads: QueryThreads,
     /// Bytes of memory that unfinished answers and large request bodies take.
     pub(crate) answers: Arc<Quota>,
@@ -43,6 +45,7 @@ impl App {
             turned_away: Arc::default(),
             beginnings: Arc::default(),
             queries: Arc::default(),
+            evaluations: Arc::default(),
             query_threads: QueryThreads::new().context("cannot start the threads of range queries")?,
             answers: Arc::default(),
         });
@@ -93,6 +96,7 @@ impl Frontend for App {
         vec![
             pool("connections", "http.max_connections_per_peer", &*self.connections),
             pool("range_queries", "http.max_range_queries", &*self.queries),
+            pool("evaluations", "query.concurrency", &*self.evaluations),
             pool("answer_bytes", "http.max_answer_bytes", &*self.answers),
         ]
     }

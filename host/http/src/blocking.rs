@@ -35,7 +35,10 @@ impl QueryThreads {
         Ok(Self { threads: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         self.threads.spawn_blocking(work).await.map_err(failed)
     }
 }

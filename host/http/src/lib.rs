@@ -13,6 +13,7 @@
 //! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`,
 //!   `reload`, `health`, `host`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads
 //!   them; `points_json`, `by_instance`: answers with many points, or with many instances.
+//! * `promql`: Prometheus' query API, for its clients.
 //! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `instance_selection`: the
 //!   selection of instances; `range_query`: the parameters of a range query; `fields`: the field names of a query;
 //!   `etag`: conditional answers.
@@ -53,6 +54,7 @@ mod peer;
 mod plugins;
 mod points_json;
 mod prometheus;
+mod promql;
 mod range_query;
 mod refuse;
 pub mod reload;

@@ -7,6 +7,8 @@ use super::routes::Operation;
 use crate::App;
 use crate::tokens::{AccessRefusal, ShownToken, TooManyWrong};
 use axum::http::{HeaderMap, Method, StatusCode, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use dropsonde_engine::audit;
 use dropsonde_model::Right;
 use dropsonde_model::nearest::unknown;
@@ -30,13 +32,14 @@ struct OperationRule {
     /// The right that is needed; none if everybody may use the operation.
     needs: Option<Right>,
     takes: &'static [&'static str],
+    is_change: bool,
 }
 
 impl AccessRules {
     pub(super) fn of(operations: &[Operation]) -> Self {
         let mut rights: HashMap<_, Vec<_>> = HashMap::new();
-        for Operation { method, path, needs, takes, .. } in operations {
-            let known = OperationRule { method: method.clone(), needs: *needs, takes };
+        for Operation { method, path, needs, takes, is_change, .. } in operations {
+            let known = OperationRule { method: method.clone(), needs: *needs, takes, is_change: *is_change };
             rights.entry(path.clone()).or_default().push(known);
         }
         Self(rights)
@@ -49,12 +52,13 @@ impl AccessRules {
 
     /// Refuses a query parameter that the operation does not take: it would do nothing, and nobody would notice.
     /// Outside of `/v1/` and `/telemetry/`, an operation without parameters accepts any: probes and scrapers send
-    /// parameters of their own.
+    /// parameters of their own. So do clients of Prometheus.
     pub(super) fn check_parameters(&self, route: &str, method: &Method, query: Option<&str>) -> Result<(), ApiError> {
         let (Some(query), Some(OperationRule { takes, .. })) = (query, self.of_operation(route, method)) else {
             return Ok(());
         };
-        if takes.is_empty() && !["/v1/", "/telemetry/"].iter().any(|api| route.starts_with(api)) {
+        let is_own = ["/v1/", "/telemetry/"].iter().any(|api| route.starts_with(api));
+        if (takes.is_empty() && !is_own) || route.starts_with("/api/") {
             return Ok(());
         }
         let mut given = form_urlencoded::parse(query.as_bytes());
@@ -66,7 +70,7 @@ impl AccessRules {
 
     /// Returns whether an operation changes something.
     pub(super) fn is_change(&self, route: &str, method: &Method) -> bool {
-        !method.is_safe() && self.of_operation(route, method).is_some()
+        self.of_operation(route, method).is_some_and(|known| known.is_change)
     }
 
     fn of_operation(&self, route: &str, method: &Method) -> Option<&OperationRule> {
@@ -77,8 +81,8 @@ impl AccessRules {
 
 impl RequestCaller {
     pub(super) fn of(app: &App, peer: Peer, headers: &HeaderMap) -> Self {
-        let shown = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        let token = shown.map_or(ShownToken::Nothing, |token| app.tokens.recognize(token));
+        let shown = headers.get(header::AUTHORIZATION).and_then(|value| shown_token(value.as_bytes()));
+        let token = shown.map_or(ShownToken::Nothing, |token| app.tokens.recognize(&token));
         let is_session =
             token == ShownToken::Nothing && login::sessions(headers).any(|secret| app.tokens.is_session(secret));
         Self { peer, token, is_session }
@@ -136,7 +140,19 @@ pub(super) fn too_many_wrong(what: &str, wait: Duration) -> ApiError {
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, why).retry_after(seconds)
 }
 
-/// Returns the token of an `Authorization` header. The name of the scheme is case-insensitive (RFC 9110).
+/// Returns the token of an `Authorization` header: a bearer token, or the password of `Basic`, whatever the user's name
+/// is. Some clients can send only that.
+fn shown_token(authorization: &[u8]) -> Option<Vec<u8>> {
+    if let Some(token) = bearer(authorization) {
+        return Some(token.to_vec());
+    }
+    let (scheme, encoded) = authorization.split_at_checked(b"Basic ".len())?;
+    let decoded = scheme.eq_ignore_ascii_case(b"Basic ").then(|| STANDARD.decode(encoded.trim_ascii()).ok())??;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    decoded.get(colon + 1..).map(<[u8]>::to_vec)
+}
+
+/// Returns the token of a bearer's `Authorization` header. The name of the scheme is case-insensitive (RFC 9110).
 pub(super) fn bearer(authorization: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = authorization.split_at_checked(b"Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())

@@ -5,7 +5,7 @@ use super::rights::AccessRules;
 use super::stream::LAST_EVENT_ID;
 use super::{
     dashboard, health, host, host_history, instance_events, instances, login, openapi, page, plugins, prometheus,
-    reload,
+    promql, reload,
 };
 use super::{series, snapshot, source_events, stream, usage};
 use crate::App;
@@ -19,6 +19,7 @@ use dropsonde_model::Right;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 const HEALTH: &str = "/health";
@@ -50,6 +51,15 @@ const SERIES: &[&str] = &["match[]", "since", "until", "limit", "after"];
 /// Query parameters of a range of series.
 const RANGE_OF_SERIES: &[&str] = &["match[]", "range", "since", "until", "resolution", "points", "bands", "align"];
 
+/// Query parameters of a query in PromQL.
+const QUERY: &[&str] = &["query", "time", "timeout", "limit", "stats", "lookback_delta"];
+
+/// Query parameters of a query in PromQL over a range.
+const QUERY_RANGE: &[&str] = &["query", "start", "end", "step", "timeout", "limit", "stats", "lookback_delta"];
+
+/// Query parameters of Prometheus' lists of series, labels and values.
+const LIST_OF_SERIES: &[&str] = &["match[]", "start", "end", "limit"];
+
 const SNAPSHOT: &[&str] = &["source", "fresh"];
 
 /// An operation of the API.
@@ -61,6 +71,8 @@ pub(super) struct Operation {
     pub(super) needs: Option<Right>,
     /// The query parameters; any other is an error.
     pub(super) takes: &'static [&'static str],
+    /// Whether it changes something, so that the audit log has to know.
+    pub(super) is_change: bool,
     does: MethodRouter<Arc<App>>,
 }
 
@@ -71,6 +83,7 @@ pub fn is_reserved_path(path: &str) -> bool {
         || owns("/assets")
         || owns("/docs")
         || owns("/v1")
+        || owns("/api/v1")
         || owns("/telemetry")
 }
 
@@ -109,6 +122,25 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get("/v1/series", READ, series::list).taking(SERIES),
         get("/v1/series/range", READ, series::range).taking(RANGE_OF_SERIES),
         get(FEDERATE, READ, series::federate).taking(&["match[]"]),
+        ask("/api/v1/query", promql::instant).taking(QUERY),
+        send("/api/v1/query", promql::instant),
+        ask("/api/v1/query_range", promql::range).taking(QUERY_RANGE),
+        send("/api/v1/query_range", promql::range),
+        ask("/api/v1/series", promql::series).taking(LIST_OF_SERIES),
+        send("/api/v1/series", promql::series),
+        ask("/api/v1/labels", promql::label_names).taking(LIST_OF_SERIES),
+        send("/api/v1/labels", promql::label_names),
+        ask("/api/v1/label/{name}/values", promql::label_values).taking(LIST_OF_SERIES),
+        ask("/api/v1/metadata", promql::metadata).taking(&["metric", "limit"]),
+        ask("/api/v1/query_exemplars", promql::exemplars).taking(&["query", "start", "end"]),
+        send("/api/v1/query_exemplars", promql::exemplars),
+        ask("/api/v1/format_query", promql::format_query).taking(&["query"]),
+        send("/api/v1/format_query", promql::format_query),
+        ask("/api/v1/parse_query", promql::parse_query).taking(&["query"]),
+        send("/api/v1/parse_query", promql::parse_query),
+        ask("/api/v1/rules", promql::rules),
+        ask("/api/v1/alerts", promql::alerts),
+        ask("/api/v1/status/buildinfo", promql::buildinfo),
         get("/telemetry/hosts", READ, host_history::hosts),
         get("/telemetry/history", READ, host_history::history).taking(&["host", "range"]),
         get("/v1/snapshot", READ, snapshot::latest).taking(SNAPSHOT),
@@ -166,17 +198,57 @@ impl Operation {
 
 fn get<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
     // This includes HEAD.
-    Operation { method: Method::GET, path: path.to_owned(), needs, takes: &[], does: axum::routing::get(does) }
+    Operation {
+        method: Method::GET,
+        path: path.to_owned(),
+        needs,
+        takes: &[],
+        is_change: false,
+        does: axum::routing::get(does),
+    }
 }
 
 fn post<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
-    Operation { method: Method::POST, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::POST, does) }
+    Operation {
+        method: Method::POST,
+        path: path.to_owned(),
+        needs,
+        takes: &[],
+        is_change: true,
+        does: on(MethodFilter::POST, does),
+    }
 }
 
 fn put<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
-    Operation { method: Method::PUT, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::PUT, does) }
+    Operation {
+        method: Method::PUT,
+        path: path.to_owned(),
+        needs,
+        takes: &[],
+        is_change: true,
+        does: on(MethodFilter::PUT, does),
+    }
 }
 
 fn delete<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
-    Operation { method: Method::DELETE, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::DELETE, does) }
+    Operation {
+        method: Method::DELETE,
+        path: path.to_owned(),
+        needs,
+        takes: &[],
+        is_change: true,
+        does: on(MethodFilter::DELETE, does),
+    }
+}
+
+/// An operation of Prometheus' query API. Answers are compressed for clients that accept that.
+fn ask<T: 'static>(path: &str, does: impl Handler<T, Arc<App>>) -> Operation {
+    let operation = get(path, Some(Right::Read), does);
+    Operation { does: operation.does.layer(CompressionLayer::new()), ..operation }
+}
+
+/// An operation of Prometheus' query API with its parameters in a form. It changes nothing.
+fn send<T: 'static>(path: &str, does: impl Handler<T, Arc<App>>) -> Operation {
+    let operation = post(path, Some(Right::Read), does);
+    Operation { does: operation.does.layer(CompressionLayer::new()), is_change: false, ..operation }
 }

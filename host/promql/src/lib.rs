@@ -52,8 +52,13 @@ pub use ast::{
     Matching, MatchingLabels, Modifiers, Selector, ValueType,
 };
 pub use error::ParseError;
+/// Reads a duration such as `1m30s`. Returns milliseconds.
+pub fn duration_ms(text: &str) -> Option<i64> {
+    if text.is_empty() { None } else { number::parse_duration(text).ok() }
+}
+
 pub use matcher::{MatchOperator, Matcher, ValuePattern};
 pub use memory::MemorySource;
 pub use parser::{ParseOptions, parse, parse_selector};
-pub use query::{Answer, Limits, Points, Query, Settings, Times, Usage, Value};
+pub use query::{Answer, Limits, MemoryGrant, Points, Query, Settings, Times, Usage, Value};
 pub use source::{QueryError, Request, STALE, Samples, Source, Visit, is_stale};

@@ -1,6 +1,7 @@
 //! Numbers and durations, as Go reads and writes them.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 /// Reads a number: `15`, `017` (octal), `0x1F`, `1_000`, `1.5e3`, `Inf`, `NaN`. Numbers that are too large are refused.
 pub(crate) fn parse(text: &str) -> Option<f64> {
@@ -104,6 +105,17 @@ pub fn of_sample(value: f64) -> String {
     if value.is_finite() && size != 0.0 && !(1e-6..1e21).contains(&size) { with_exponent(value) } else { plain(value) }
 }
 
+/// Appends a number as [`of_sample`] writes it.
+pub fn write_sample(text: &mut Vec<u8>, value: f64) {
+    const WHOLE: f64 = (1_u64 << 53) as f64;
+    let _ = if value.fract() == 0.0 && value.abs() < WHOLE && (value != 0.0 || value.is_sign_positive()) {
+        // Most values of counters are whole, and whole numbers are written faster.
+        write!(text, "{}", value as i64)
+    } else {
+        text.write_all(of_sample(value).as_bytes())
+    };
+}
+
 /// Writes a number as Go's format `g` does: with an exponent below 1e-4 and from 1e6 on, or from `digits` on.
 pub(crate) fn general(value: f64, digits: Option<usize>) -> String {
     if !value.is_finite() || value == 0.0 {
@@ -183,6 +195,17 @@ mod tests {
         }
         assert_eq!(general(1234.5, Some(2)), "1.2e+03");
         assert_eq!(general(0.125, Some(2)), "0.12");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn appended_numbers_are_the_written_ones(value in proptest::num::f64::ANY, whole: i64) {
+            for value in [value, whole as f64, (whole % 1000) as f64, 0.0, -0.0] {
+                let mut text = Vec::new();
+                write_sample(&mut text, value);
+                proptest::prop_assert_eq!(String::from_utf8(text).unwrap(), of_sample(value));
+            }
+        }
     }
 
     #[test]

@@ -31,13 +31,7 @@ impl Display for Expr {
                 f.write_str(")")
             }
             ExprKind::Aggregation { operator, grouping, parameter, expr } => {
-                f.write_str(operator.as_str())?;
-                match grouping {
-                    Grouping::Without(labels) => write!(f, " without ({}) ", Names(labels))?,
-                    Grouping::By(labels) if !labels.is_empty() => write!(f, " by ({}) ", Names(labels))?,
-                    Grouping::By(_) => {}
-                }
-                f.write_str("(")?;
+                write!(f, "{}{grouping}(", operator.as_str())?;
                 if let Some(parameter) = parameter {
                     write!(f, "{parameter}, ")?;
                 }
@@ -49,6 +43,59 @@ impl Display for Expr {
                 write!(f, "{left} {}{bool}{matching} {right}", operator.as_str())
             }
             ExprKind::Parentheses(expr) => write!(f, "({expr})"),
+        }
+    }
+}
+
+/// Longer expressions are written on several lines.
+const LONGEST_LINE: usize = 100;
+
+impl Expr {
+    /// Writes an expression on several lines if it is long, each part indented by its depth.
+    pub fn pretty(&self) -> String {
+        self.indented(0)
+    }
+
+    fn indented(&self, depth: usize) -> String {
+        let indent = "  ".repeat(depth);
+        let line = self.to_string();
+        if line.len() <= LONGEST_LINE {
+            return indent + &line;
+        }
+        match &self.kind {
+            ExprKind::Binary { operator, is_bool, left, right, matching } => {
+                let bool = if *is_bool { " bool" } else { "" };
+                let (left, right) = (left.indented(depth + 1), right.indented(depth + 1));
+                format!("{left}\n{indent}{}{bool}{matching}\n{right}", operator.as_str())
+            }
+            ExprKind::Call { function, arguments } => {
+                let arguments: Vec<String> = arguments.iter().map(|argument| argument.indented(depth + 1)).collect();
+                format!("{indent}{}(\n{}\n{indent})", function.name, arguments.join(",\n"))
+            }
+            ExprKind::Aggregation { operator, grouping, parameter, expr } => {
+                let inner = parameter.iter().chain([expr]).map(|part| part.indented(depth + 1)).collect::<Vec<_>>();
+                format!("{indent}{}{}(\n{}\n{indent})", operator.as_str(), grouping, inner.join(",\n"))
+            }
+            ExprKind::Parentheses(inner) => format!("{indent}(\n{}\n{indent})", inner.indented(depth + 1)),
+            ExprKind::Unary { is_negative, expr } => {
+                let sign = if *is_negative { '-' } else { '+' };
+                format!("{indent}{sign}{}", expr.indented(depth).trim_start())
+            }
+            ExprKind::Subquery { expr, .. } => {
+                let behind = line.strip_prefix(&expr.to_string()).unwrap_or_default().to_owned();
+                expr.indented(depth) + &behind
+            }
+            _ => indent + &line,
+        }
+    }
+}
+
+impl Display for Grouping {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Without(labels) => write!(f, " without ({}) ", Names(labels)),
+            Self::By(labels) if !labels.is_empty() => write!(f, " by ({}) ", Names(labels)),
+            Self::By(_) => Ok(()),
         }
     }
 }

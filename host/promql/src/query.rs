@@ -5,6 +5,7 @@ use crate::ast::{Expr, ValueType};
 use crate::eval;
 use crate::source::{QueryError, Source};
 use dropsonde_model::Labels;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -40,16 +41,19 @@ pub struct Settings {
 }
 
 /// What a query may use.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct Limits<'a> {
     pub samples: Option<u64>,
-    /// The memory of the values that are held at a time, in bytes.
-    pub memory: Option<usize>,
+    /// Tells whether a query may hold values of so many bytes at a time. It is asked when a query needs more than before.
+    pub memory: Option<MemoryGrant>,
     pub series: Option<usize>,
     pub until: Option<Instant>,
     /// Becomes true when nobody waits for the answer.
     pub cancelled: Option<&'a AtomicBool>,
 }
+
+/// Tells whether so many bytes may be held.
+pub type MemoryGrant = Arc<dyn Fn(usize) -> bool + Send + Sync>;
 
 /// What a query used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

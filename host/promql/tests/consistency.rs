@@ -1,9 +1,12 @@
 //! What is computed for all steps at once is what a computation of each step alone gives.
 
 use dropsonde_model::Labels;
-use dropsonde_promql::{Limits, MemorySource, ParseOptions, Query, QueryError, STALE, Settings, Times, Value, parse};
+use dropsonde_promql::{
+    Limits, MemoryGrant, MemorySource, ParseOptions, Query, QueryError, STALE, Settings, Times, Value, parse,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Samples of some series: for each the gaps between them in seconds, and the values.
@@ -181,6 +184,11 @@ proptest! {
     }
 }
 
+/// Grants so many bytes.
+fn at_most(most: usize) -> Option<MemoryGrant> {
+    Some(Arc::new(move |bytes| bytes <= most))
+}
+
 #[test]
 fn a_query_ends_at_its_limits_and_when_nobody_waits() {
     let mut source = MemorySource::new();
@@ -193,7 +201,7 @@ fn a_query_ends_at_its_limits_and_when_nobody_waits() {
     for (limits, expected) in [
         (Limits { samples: Some(999), ..Limits::default() }, "the query reads more than 999 samples"),
         (Limits { series: Some(9), ..Limits::default() }, "the query reads more than 9 series"),
-        (Limits { memory: Some(1000), ..Limits::default() }, "the query holds more than 1000 bytes"),
+        (Limits { memory: at_most(1000), ..Limits::default() }, "the query needs "),
         (Limits { until: Some(past), ..Limits::default() }, "the query took too long"),
         (Limits { cancelled: Some(&cancelled), ..Limits::default() }, "the query was cancelled"),
     ] {
@@ -204,7 +212,7 @@ fn a_query_ends_at_its_limits_and_when_nobody_waits() {
     }
     let expr = parse("sum(x * 2)", ParseOptions::default()).unwrap();
     let times = Times::Range { start_ms: 0, end_ms: 99_000, step_ms: 1000 };
-    let limits = Limits { samples: Some(1000), series: Some(10), memory: Some(40_000), ..Limits::default() };
+    let limits = Limits { samples: Some(1000), series: Some(10), memory: at_most(80_000), ..Limits::default() };
     let answer = Query { expr: &expr, times, settings: Settings::default() }.run(&source, &limits).unwrap();
     assert_eq!(answer.usage.samples, 1000);
     assert!((8000..40_000).contains(&answer.usage.peak_memory), "{:?}", answer.usage);

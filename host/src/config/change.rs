@@ -1,7 +1,8 @@
 //! The parts of a configuration that can change while the host runs.
 
 use super::{
-    AuthConfig, Config, HttpConfig, MetricsConfig, PollConfig, SnapshotConfig, StoreConfig, StreamConfig, TlsConfig,
+    AuthConfig, Config, HttpConfig, MetricsConfig, PollConfig, QueryConfig, SnapshotConfig, StoreConfig, StreamConfig,
+    TlsConfig,
 };
 
 /// A new configuration, as far as it applies without a restart.
@@ -41,7 +42,9 @@ impl ConfigChange {
         // Keys of resources that are opened, bound or sized at the start need a restart.
         section! { kept, before, &mut now => Config {
             restart: [listen, data_dir, plugins_dir, compile_cache, insecure, is_demo, tracing],
-            live: [labels, store, poll, stream, metrics, snapshot, http, auth, tls, instances, plugins],
+            live: [
+                labels, external_name, store, poll, stream, metrics, snapshot, query, http, auth, tls, instances, plugins
+            ],
         } "" }
         section! { kept, before.store, &mut now.store => StoreConfig {
             restart: [
@@ -65,6 +68,10 @@ impl ConfigChange {
             restart: [],
             live: [interval, path],
         } "snapshot." }
+        section! { kept, before.query, &mut now.query => QueryConfig {
+            restart: [],
+            live: [max_samples, max_series, timeout, concurrency, lookback, experimental],
+        } "query." }
         section! { kept, before.http, &mut now.http => HttpConfig {
             restart: [socket_mode],
             live: [
@@ -91,6 +98,8 @@ impl ConfigChange {
             ("[stream]", now.stream != before.stream),
             ("[metrics]", now.metrics != before.metrics),
             ("[snapshot]", now.snapshot != before.snapshot),
+            ("external_name", now.external_name != before.external_name),
+            ("[query]", now.query != before.query),
             ("[http]", now.http != before.http),
             ("[auth]", now.auth != before.auth),
             ("[tls]", now.tls != before.tls),

@@ -9,8 +9,8 @@ mod tracing;
 
 pub use change::ConfigChange;
 pub use dropsonde_engine::options::{
-    GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, SnapshotConfig, StaticInstance, StoreConfig,
-    StreamConfig,
+    GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, QueryConfig, SnapshotConfig, StaticInstance,
+    StoreConfig, StreamConfig,
 };
 pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, TlsVersion};
 pub use dropsonde_model::{Size, Span};
@@ -39,11 +39,15 @@ pub struct Config {
     pub compile_cache: Size,
     /// Labels of every instance.
     pub labels: Labels,
+    /// The name of this host for programs on other machines, such as `instance` in answers to PromQL. None: the
+    /// machine's name.
+    pub external_name: Option<String>,
     pub store: StoreConfig,
     pub poll: PollConfig,
     pub stream: StreamConfig,
     pub metrics: MetricsConfig,
     pub snapshot: SnapshotConfig,
+    pub query: QueryConfig,
     pub http: HttpConfig,
     pub auth: AuthConfig,
     pub tls: TlsConfig,
@@ -128,6 +132,8 @@ impl Config {
             stream: self.stream.clone(),
             metrics: self.metrics.clone().or_for_answers(self.http.answer_bytes(memory)),
             snapshot: self.snapshot.clone(),
+            query: self.query.clone(),
+            external_name: self.external_name.clone(),
             instances: self.instances.clone(),
             plugins: self.plugins.clone(),
             data_dir: self.kept_dir(),
@@ -208,11 +214,13 @@ impl Default for Config {
             plugins_dir: None,
             compile_cache: Size::new(1 << 30),
             labels: Labels::new(),
+            external_name: None,
             store: StoreConfig::default(),
             poll: PollConfig::default(),
             stream: StreamConfig::default(),
             metrics: MetricsConfig::default(),
             snapshot: SnapshotConfig::default(),
+            query: QueryConfig::default(),
             http: HttpConfig::default(),
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! * A file for each section: `store`, `poll`, `stream`, `metrics`, `snapshot`, `instance`, `plugin`.
+//! * A file for each section: `store`, `poll`, `stream`, `metrics`, `snapshot`, `query`, `instance`, `plugin`.
 //! * `names`: the names of plugins in the settings; `http_rule`: rules about HTTP requests.
 
 mod http_rule;
@@ -11,6 +11,7 @@ mod metrics;
 mod names;
 mod plugin;
 mod poll;
+mod query;
 mod snapshot;
 mod store;
 mod stream;
@@ -20,6 +21,7 @@ pub use metrics::MetricsConfig;
 pub use names::UnknownName;
 pub use plugin::{GrantsConfig, LimitsConfig, PluginConfig};
 pub use poll::PollConfig;
+pub use query::QueryConfig;
 pub use snapshot::SnapshotConfig;
 pub use store::StoreConfig;
 pub use stream::StreamConfig;
@@ -41,6 +43,9 @@ pub struct Options {
     pub stream: StreamConfig,
     pub metrics: MetricsConfig,
     pub snapshot: SnapshotConfig,
+    pub query: QueryConfig,
+    /// The name of this host for programs on other machines. None: the machine's name.
+    pub external_name: Option<String>,
     /// Instances that are tracked from the start, beside those that plugins discover.
     pub instances: Vec<StaticInstance>,
     /// The settings of plugins, by name.
@@ -69,6 +74,8 @@ impl Options {
             self.stream.check(),
             self.metrics.check(),
             self.snapshot.check(),
+            self.query.check(),
+            check_external_name(self.external_name.as_deref()),
             check_labels("labels", &self.labels),
         ];
         let mut ids = BTreeMap::new();
@@ -88,6 +95,14 @@ impl Options {
             checks.push(plugin.check(&|key: &str| format!("plugins.{name}.{key}")));
         }
         checks
+    }
+
+    /// Returns the name of this host for programs on other machines.
+    pub fn external_name(&self) -> String {
+        self.external_name.clone().unwrap_or_else(|| {
+            let machine = rustix::system::uname();
+            machine.nodename().to_string_lossy().into_owned()
+        })
     }
 
     /// Returns a plugin's own section, or the defaults.
@@ -137,6 +152,15 @@ impl Options {
             if limits.cpu <= deadline { (limits.cpu, limits.cpu_setting) } else { (deadline, deadline_setting) };
         Limits { cpu, cpu_setting, deadline, deadline_setting, ..limits }
     }
+}
+
+/// Checks a name that becomes the value of a label.
+fn check_external_name(name: Option<&str>) -> Result<(), InvalidValue> {
+    let is_plain = |name: &str| !name.is_empty() && name.len() <= 255 && !name.contains(char::is_control);
+    if name.is_none_or(is_plain) {
+        return Ok(());
+    }
+    InvalidValue::of("external_name", "must have 1 to 255 bytes and no control characters")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use dropsonde_store::{
     FoundSeries, Frame, InstanceId, LabelMatcher, LabelValues, ReadingScale, SeriesColumn, SeriesSelection, StoredField,
 };
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,12 +47,41 @@ fn of_matcher(matcher: &Matcher) -> LabelMatcher {
             _ => LabelValues::AnyOf(values.clone()),
         },
         ValuePattern::BeginsWith(start) => LabelValues::BeginsWith(start.clone()),
-        ValuePattern::Regex(regex) => {
-            let regex = regex.clone();
-            LabelValues::Test(Arc::new(move |value| regex.is_match(value)))
+        pattern @ ValuePattern::Regex(_) => {
+            let pattern = pattern.clone();
+            LabelValues::Test(Arc::new(move |value| pattern.has(value)))
         }
     };
     LabelMatcher { name: matcher.name.clone(), values, is_negated: matcher.is_negated() }
+}
+
+/// Returns the names of all labels, sorted.
+pub fn label_names(engine: &Engine) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = engine.store.label_names().into_iter().collect();
+    for instance in engine.tracked.list().iter().filter(|instance| !engine.store.frames(&instance.id).is_empty()) {
+        names.extend(instance.labels.iter().map(|(name, _)| name.to_owned()));
+        names.extend(["id", "sampler", NAME].map(str::to_owned));
+    }
+    names
+}
+
+/// Returns all values of a label, sorted.
+pub fn label_values(engine: &Engine, name: &str) -> BTreeSet<String> {
+    let mut values: BTreeSet<String> = engine.store.label_values(name).into_iter().collect();
+    if matches!(name, NAME | "sampler") {
+        for_each_field(engine, &[], |_, frame, _, metric| {
+            let value = if name == NAME { &*metric.name } else { &**frame.schema().sampler() };
+            if !values.contains(value) {
+                values.insert(value.to_owned());
+            }
+        });
+        return values;
+    }
+    for instance in engine.tracked.list().iter().filter(|instance| !engine.store.frames(&instance.id).is_empty()) {
+        let value = if name == "id" { Some(instance.id.as_str()) } else { instance.labels.get(name) };
+        values.extend(value.map(str::to_owned));
+    }
+    values
 }
 
 /// Returns the fields of samples that matchers select, as series.

@@ -3,14 +3,18 @@
 //! * `exposition_group`: puts the text of an exposition into history, one sample per line.
 //! * `registered`: does that with what the host and the plugins registered. `reported`: puts the series that samplers
 //!   report into history.
-
-//! * `find`: finds series by their labels, samples among them.
+//! * `find`: finds series by their labels, samples among them. [`PromqlSource`]: passes them to queries in PromQL.
+//!   [`metadata`]: what is known of metrics.
 
 mod exposition_group;
 mod find;
+mod metadata;
+mod promql_source;
 mod registered;
 mod reported;
 
-pub use find::{count, select};
+pub use find::{count, label_names, label_values, select};
+pub use metadata::{Metadata, metadata};
+pub use promql_source::PromqlSource;
 pub(crate) use registered::record_in_history;
 pub(crate) use reported::SeriesRecorder;

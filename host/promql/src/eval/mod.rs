@@ -26,7 +26,7 @@ mod sliding;
 mod sums;
 
 use crate::annotations::Annotations;
-use crate::query::{self, Limits, Query, Settings, Times, Usage};
+use crate::query::{self, Limits, MemoryGrant, Query, Settings, Times, Usage};
 use crate::source::{QueryError, Source, is_stale};
 use dropsonde_model::Labels;
 use matrix::{Grid, Matrix, without_name};
@@ -52,15 +52,19 @@ struct Context<'a> {
 }
 
 /// Counts the memory that the values of a query hold.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Meter(Rc<Held>);
 
-#[derive(Debug)]
 struct Held {
     bytes: Cell<usize>,
     peak: Cell<usize>,
-    most: Option<usize>,
+    /// The bytes that were granted so far.
+    granted: Cell<usize>,
+    grant: Option<MemoryGrant>,
 }
+
+/// Bytes that are asked for at a time.
+const GRANTED_AT_ONCE: usize = 1 << 20;
 
 /// Computes the answer to a query.
 pub(crate) fn run(
@@ -69,7 +73,7 @@ pub(crate) fn run(
     limits: &Limits<'_>,
     annotations: &mut Annotations,
 ) -> Result<(query::Value, Usage), QueryError> {
-    let held = Held { bytes: Cell::new(0), peak: Cell::new(0), most: limits.memory };
+    let held = Held { bytes: Cell::new(0), peak: Cell::new(0), granted: Cell::new(0), grant: limits.memory.clone() };
     let meter = Meter(Rc::new(held));
     let context = Context { source, settings: query.settings, limits, meter, samples: Cell::new(0) };
     let plan = plan::plan(query)?;
@@ -119,6 +123,9 @@ impl Context<'_> {
                 if is_range {
                     let mut series: Vec<_> = matrix.iter().map(|(row, values)| (&row.labels, values)).collect();
                     series.sort_by(|(a, _), (b, _)| a.iter().cmp(b.iter()));
+                    // The answer has each value with its time.
+                    self.meter
+                        .check(matrix.len().saturating_mul(grid.steps).saturating_mul(size_of::<(i64, f64)>()))?;
                     let points = |values: &[f64]| -> Vec<(i64, f64)> {
                         let points = grid.times().zip(values.iter().copied());
                         points.filter(|(_, value)| !is_stale(*value)).collect()
@@ -219,15 +226,25 @@ impl Context<'_> {
     }
 }
 
+impl std::fmt::Debug for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Meter").field(&self.0.bytes).finish()
+    }
+}
+
 impl Meter {
     fn check(&self, more: usize) -> Result<(), QueryError> {
         let held = self.0.bytes.get().saturating_add(more);
-        match self.0.most {
-            Some(most) if held > most => Err(QueryError::Limit(format!(
-                "the query holds more than {most} bytes of values: ask for fewer steps or series"
-            ))),
-            _ => Ok(()),
+        let Some(grant) = self.0.grant.as_ref().filter(|_| held > self.0.granted.get()) else { return Ok(()) };
+        let wanted = held.checked_next_multiple_of(GRANTED_AT_ONCE).unwrap_or(held);
+        if !grant(wanted) && !grant(held) {
+            let why = format!(
+                "the query needs {held} bytes for values, more than it may hold: ask for fewer steps or series"
+            );
+            return Err(QueryError::Limit(why));
         }
+        self.0.granted.set(held);
+        Ok(())
     }
 
     fn add(&self, bytes: usize) -> Result<(), QueryError> {

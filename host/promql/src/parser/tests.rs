@@ -60,6 +60,16 @@ fn expressions_are_printed_as_they_were_meant() {
 }
 
 #[test]
+fn long_expressions_are_printed_on_several_lines() {
+    let long = "sum by (job) (rate(http_requests_total{job=\"api\",code=~\"5..\"}[5m])) / on (job) group_left () \
+                (sum by (job) (rate(http_requests_total{job=\"api\"}[5m])))";
+    let expected = "  sum by (job) (rate(http_requests_total{code=~\"5..\",job=\"api\"}[5m]))\n\
+                    / on (job) group_left ()\n  (sum by (job) (rate(http_requests_total{job=\"api\"}[5m])))";
+    assert_eq!(parse(long, EXPERIMENTAL).unwrap().pretty(), expected);
+    assert_eq!(parse("1+1", EXPERIMENTAL).unwrap().pretty(), "1 + 1");
+}
+
+#[test]
 fn operators_bind_as_in_prometheus() {
     let shape = |text: &str| {
         fn shape(expr: &Expr) -> String {

@@ -391,6 +391,17 @@ impl SeriesIndex {
         self.pairs.get(pair as usize).map(|pair| self.symbols.text(pair.value)).unwrap_or_default()
     }
 
+    pub(crate) fn label_names(&self) -> Vec<String> {
+        let is_used = |(_, pairs): &(&Symbol, &Vec<u32>)| pairs.iter().any(|pair| !self.postings(*pair).is_empty());
+        self.by_name.iter().filter(is_used).map(|(name, _)| self.symbols.text(*name).to_owned()).collect()
+    }
+
+    pub(crate) fn label_values(&self, name: &str) -> Vec<String> {
+        let pairs = self.symbols.get(name).and_then(|name| self.by_name.get(&name));
+        let used = pairs.into_iter().flatten().filter(|pair| !self.postings(**pair).is_empty());
+        used.map(|pair| self.value_of(*pair).to_owned()).collect()
+    }
+
     /// Returns the pairs whose value a matcher selects.
     fn accepted(&self, matcher: &LabelMatcher) -> Vec<u32> {
         let pairs = self.symbols.get(&matcher.name).and_then(|name| self.by_name.get(&name));

@@ -27,6 +27,16 @@ impl Store {
         index.find(matchers).into_iter().filter_map(|number| index.series(number)).collect()
     }
 
+    /// Returns the names of the labels of all series, in any order.
+    pub fn label_names(&self) -> Vec<String> {
+        self.series_index().label_names()
+    }
+
+    /// Returns the values that a label has among all series, in any order.
+    pub fn label_values(&self, name: &str) -> Vec<String> {
+        self.series_index().label_values(name)
+    }
+
     /// Returns how many series all matchers select.
     pub fn count_series(&self, matchers: &[LabelMatcher]) -> usize {
         self.series_index().find(matchers).len()

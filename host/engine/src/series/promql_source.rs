@@ -1,0 +1,130 @@
+use super::{count, select};
+use crate::Engine;
+use dropsonde_model::Labels;
+use dropsonde_promql::{Matcher, QueryError, Request, Samples, Source, Visit};
+use dropsonde_store::SeriesSelection;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The labels that a Prometheus adds to the series of a target.
+const JOB: &str = "job";
+const INSTANCE: &str = "instance";
+
+/// What a Prometheus puts before a label of a series that it adds itself.
+const EXPORTED: &str = "exported_";
+
+/// The value of `job`.
+const OWN_JOB: &str = "dropsonde";
+
+/// Most series that are read together: a frame has as many columns.
+const AT_ONCE: usize = 256;
+
+/// Most samples that are read together, unless one series has more.
+const SAMPLES_AT_ONCE: usize = 1 << 16;
+
+/// The series in history, as a Prometheus has them that scrapes this host: with `job="dropsonde"` and the host's name as
+/// `instance`.
+#[derive(Debug)]
+pub struct PromqlSource<'a> {
+    engine: &'a Engine,
+    instance: Arc<str>,
+    /// The most series that one selector may select.
+    most: usize,
+}
+
+impl<'a> PromqlSource<'a> {
+    pub fn new(engine: &'a Engine, most: usize) -> Self {
+        Self { engine, instance: engine.options.load().external_name().into(), most }
+    }
+
+    /// Returns the value that a label has in all series.
+    pub fn own(&self, name: &str) -> Option<&str> {
+        match name {
+            JOB => Some(OWN_JOB),
+            INSTANCE => Some(&self.instance),
+            _ => None,
+        }
+    }
+
+    /// Finds the series that some matchers select in a window. Returns them with the matchers that are left to test.
+    pub fn find<'m>(
+        &self,
+        matchers: &'m [Matcher],
+        window: &Range<i64>,
+    ) -> Result<(SeriesSelection, Vec<&'m Matcher>), QueryError> {
+        let is_own = |matcher: &&Matcher| self.own(&matcher.name).is_some();
+        let (own, others): (Vec<_>, Vec<_>) = matchers.iter().partition(is_own);
+        if !own.iter().all(|matcher| matcher.matches(self.own(&matcher.name).unwrap_or_default())) {
+            return Ok(Default::default());
+        }
+        // A label that was renamed has another name in history.
+        let (renamed, kept): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|matcher| matcher.name.starts_with(EXPORTED));
+        let selectors = [kept.into_iter().cloned().collect::<Vec<_>>()];
+        let found = count(self.engine, &selectors);
+        if found > self.most {
+            let most = self.most;
+            let why =
+                format!("a selector selects {found} series, of which a query may read {most}: select fewer of them");
+            return Err(QueryError::Limit(why));
+        }
+        Ok((select(self.engine, &selectors, window), renamed))
+    }
+
+    /// Returns the labels that a Prometheus gives to a series of this host.
+    pub fn labels(&self, labels: &Labels) -> Labels {
+        if labels.get(JOB).is_some() || labels.get(INSTANCE).is_some() {
+            let rename = |(name, value): (&str, &str)| match self.own(name) {
+                Some(_) => (format!("{EXPORTED}{name}"), value.to_owned()),
+                None => (name.to_owned(), value.to_owned()),
+            };
+            let own =
+                [(JOB, OWN_JOB), (INSTANCE, &*self.instance)].map(|(name, value)| (name.to_owned(), value.to_owned()));
+            return labels.iter().map(rename).chain(own).collect();
+        }
+        let mut own = [(INSTANCE, &*self.instance), (JOB, OWN_JOB)].into_iter().peekable();
+        let mut others = labels.iter().peekable();
+        Labels::from_sorted(std::iter::from_fn(|| match (own.peek(), others.peek()) {
+            (Some(first), Some(other)) if first.0 < other.0 => own.next(),
+            (Some(_), None) => own.next(),
+            _ => others.next(),
+        }))
+    }
+}
+
+impl Source for PromqlSource<'_> {
+    fn select(&self, request: &Request<'_>, visit: &mut Visit<'_>) -> Result<(), QueryError> {
+        let until_ms = self.engine.reach_ms(request.until_ms.saturating_add(1));
+        let window = request.after_ms.saturating_add(1)..until_ms;
+        let (selection, tested) = self.find(request.matchers, &window)?;
+        let longest = selection.series().iter().map(|series| {
+            let span_ms = series.last_ms.min(window.end).saturating_sub(series.first_ms.max(window.start)).max(0);
+            usize::try_from(span_ms / series.interval_ms.max(1)).unwrap_or(usize::MAX).saturating_add(1)
+        });
+        let longest = if request.newest_only { 1 } else { longest.max().unwrap_or(1) };
+        let at_once = (SAMPLES_AT_ONCE / longest.max(1)).clamp(1, AT_ONCE);
+        let mut next = 0;
+        while next < selection.series().len() {
+            let part = selection.part(next..next + at_once);
+            next += at_once;
+            let labels = part.series().iter().map(|series| self.labels(&series.labels));
+            let is_wanted = |labels: &Labels| {
+                tested.iter().all(|matcher| matcher.matches(labels.get(&matcher.name).unwrap_or_default()))
+            };
+            if request.newest_only {
+                for (labels, newest) in labels.zip(part.newest(window.clone())) {
+                    if let Some((at_ms, value)) = newest.filter(|_| is_wanted(&labels)) {
+                        visit(&labels, Samples { at_ms: &[at_ms], values: &[value] })?;
+                    }
+                }
+            } else {
+                for (labels, samples) in labels.zip(part.samples(window.clone())) {
+                    if !samples.at_ms.is_empty() && is_wanted(&labels) {
+                        visit(&labels, Samples { at_ms: &samples.at_ms, values: &samples.values })?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! What clients of Prometheus ask beside queries.
+
+use super::failure::Failure;
+use super::parameters::Parameters;
+use super::success;
+use crate::blocking::query;
+use crate::{AppState, CallerExtension};
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use dropsonde_engine::series;
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// The version of Prometheus whose language and API this is. Grafana chooses by it what it may ask.
+const PROMETHEUS: &str = "3.9.0";
+
+#[derive(Serialize)]
+struct Known {
+    #[serde(rename = "type")]
+    metric_type: String,
+    help: String,
+    unit: String,
+}
+
+/// Answers with the type, the help and the unit of metrics.
+pub(crate) async fn metadata(
+    State(app): AppState,
+    Extension(caller): CallerExtension,
+    request: Request,
+) -> Result<Response, Response> {
+    let listed = async {
+        let parameters = Parameters::of(&app, &caller.peer, request).await?;
+        let (limit, metric) = (parameters.limit()?, parameters.one("metric").map(str::to_owned));
+        let shared = app.clone();
+        let all = query(&app, &caller.peer, move || series::metadata(&shared.engine)).await?;
+        let wanted = all.into_iter().filter(|(name, _)| metric.as_ref().is_none_or(|metric| metric == name));
+        let known: BTreeMap<String, [Known; 1]> = wanted
+            .take(limit.unwrap_or(usize::MAX))
+            .map(|(name, known)| {
+                let series::Metadata { metric_type, help, unit } = known;
+                (name, [Known { metric_type, help, unit }])
+            })
+            .collect();
+        Ok(success(&known, &[]))
+    };
+    listed.await.map_err(|failure: Failure| failure.into_response())
+}
+
+/// Answers with no exemplars: none are kept.
+pub(crate) async fn exemplars(
+    State(app): AppState,
+    Extension(caller): CallerExtension,
+    request: Request,
+) -> Result<Response, Response> {
+    let asked = async {
+        let parameters = Parameters::of(&app, &caller.peer, request).await?;
+        (parameters.time("start")?, parameters.time("end")?);
+        Ok(success(&json!([]), &[]))
+    };
+    asked.await.map_err(|failure: Failure| failure.into_response())
+}
+
+/// Answers with no rules: there are none.
+pub(crate) async fn rules() -> Response {
+    success(&json!({ "groups": [] }), &[])
+}
+
+/// Answers with no alerts: there are none.
+pub(crate) async fn alerts() -> Response {
+    success(&json!({ "alerts": [] }), &[])
+}
+
+pub(crate) async fn buildinfo() -> Response {
+    let about = json!({
+        "version": PROMETHEUS,
+        "revision": concat!("dropsonde-", env!("CARGO_PKG_VERSION")),
+        "branch": "",
+        "buildUser": "",
+        "buildDate": "",
+        "goVersion": "",
+    });
+    success(&about, &[])
+}

@@ -1,0 +1,167 @@
+//! Expressions as texts and as trees.
+
+use super::failure::Failure;
+use super::parameters::Parameters;
+use super::success;
+use crate::{App, AppState, CallerExtension};
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use dropsonde_promql::functions::MoreArguments;
+use dropsonde_promql::{
+    Cardinality, Expr, ExprKind, FixedTime, Grouping, LengthKind, Matcher, MatchingLabels, Modifiers, ParseOptions,
+    QueryError, Selector, ValueType, number, parse,
+};
+use serde_json::{Value, json};
+
+/// Answers with an expression, written so that it is easy to read.
+pub(crate) async fn format_query(
+    State(app): AppState,
+    Extension(caller): CallerExtension,
+    request: Request,
+) -> Result<Response, Response> {
+    let asked = async {
+        let parameters = Parameters::of(&app, &caller.peer, request).await?;
+        Ok(success(&parsed(&app, &parameters)?.pretty(), &[]))
+    };
+    asked.await.map_err(|failure: Failure| failure.into_response())
+}
+
+/// Answers with the tree of an expression.
+pub(crate) async fn parse_query(
+    State(app): AppState,
+    Extension(caller): CallerExtension,
+    request: Request,
+) -> Result<Response, Response> {
+    let asked = async {
+        let parameters = Parameters::of(&app, &caller.peer, request).await?;
+        Ok(success(&tree(&parsed(&app, &parameters)?), &[]))
+    };
+    asked.await.map_err(|failure: Failure| failure.into_response())
+}
+
+fn parsed(app: &App, parameters: &Parameters) -> Result<Expr, Failure> {
+    let experimental = app.engine.options.load().query.experimental;
+    let expr = parse(parameters.required("query")?, ParseOptions { experimental });
+    Ok(expr.map_err(QueryError::Parse)?)
+}
+
+/// Returns the tree of an expression as Prometheus writes it.
+fn tree(expr: &Expr) -> Value {
+    match &expr.kind {
+        ExprKind::Number { value, .. } => json!({ "type": "numberLiteral", "val": number::plain(*value) }),
+        ExprKind::String { text, .. } => json!({ "type": "stringLiteral", "val": text }),
+        ExprKind::Parentheses(inner) => json!({ "type": "parenExpr", "expr": tree(inner) }),
+        ExprKind::Unary { is_negative, expr } => {
+            json!({ "type": "unaryExpr", "op": if *is_negative { "-" } else { "+" }, "expr": tree(expr) })
+        }
+        ExprKind::Selector { selector, modifiers } => {
+            let mut node = selected("vectorSelector", selector);
+            moved(&mut node, modifiers);
+            node
+        }
+        ExprKind::Range { selector, range, modifiers } => {
+            let mut node = selected("matrixSelector", selector);
+            moved(&mut node, modifiers);
+            node["range"] = milliseconds(&range.kind).into();
+            node
+        }
+        ExprKind::Subquery { expr, range, step, modifiers } => {
+            let step = step.as_ref().map_or(0, |step| milliseconds(&step.kind));
+            let mut node = json!({
+                "type": "subquery", "expr": tree(expr), "range": milliseconds(&range.kind), "step": step,
+            });
+            moved(&mut node, modifiers);
+            node
+        }
+        ExprKind::Call { function, arguments } => {
+            let variadic = match function.more {
+                MoreArguments::None => 0,
+                MoreArguments::Optional => 1,
+                MoreArguments::UpTo(more) => more as i64 + 1,
+                MoreArguments::Any => -1,
+            };
+            let types: Vec<&str> = function.arguments.iter().map(|argument| type_name(*argument)).collect();
+            let about = json!({
+                "name": function.name, "argTypes": types, "variadic": variadic,
+                "returnType": type_name(function.returns),
+            });
+            json!({ "type": "call", "func": about, "args": arguments.iter().map(tree).collect::<Vec<_>>() })
+        }
+        ExprKind::Aggregation { operator, grouping, parameter, expr } => {
+            let (labels, is_without) = match grouping {
+                Grouping::By(labels) => (labels, false),
+                Grouping::Without(labels) => (labels, true),
+            };
+            json!({
+                "type": "aggregation", "op": operator.as_str(), "expr": tree(expr),
+                "param": parameter.as_ref().map(|parameter| tree(parameter)),
+                "grouping": labels, "without": is_without,
+            })
+        }
+        ExprKind::Binary { operator, is_bool, left, right, matching } => {
+            let are_vectors = [left, right].iter().all(|side| side.value_type() == ValueType::Vector);
+            let nothing = Vec::new();
+            let (card, include) = match &matching.cardinality {
+                Cardinality::OneToOne => ("one-to-one", &nothing),
+                Cardinality::ManyToOne(labels) => ("many-to-one", labels),
+                Cardinality::OneToMany(labels) => ("one-to-many", labels),
+                Cardinality::ManyToMany => ("many-to-many", &nothing),
+            };
+            let (labels, is_on) = match &matching.labels {
+                MatchingLabels::On(labels) => (labels, true),
+                MatchingLabels::Ignoring(labels) => (labels, false),
+            };
+            let mut how = json!({ "card": card, "labels": labels, "on": is_on, "include": include });
+            if matching.fill_left.is_some() || matching.fill_right.is_some() {
+                how["fillValues"] = json!({ "lhs": matching.fill_left, "rhs": matching.fill_right });
+            }
+            json!({
+                "type": "binaryExpr", "op": operator.as_str(), "lhs": tree(left), "rhs": tree(right),
+                "matching": are_vectors.then_some(how), "bool": is_bool,
+            })
+        }
+    }
+}
+
+fn selected(kind: &str, selector: &Selector) -> Value {
+    // A name before the braces is the last matcher in Prometheus.
+    let is_name = |matcher: &&Matcher| selector.name.is_some() && matcher.name == "__name__";
+    let (named, others): (Vec<_>, Vec<_>) = selector.matchers.iter().partition(is_name);
+    let matchers = others
+        .into_iter()
+        .chain(named)
+        .map(|matcher| json!({ "name": matcher.name, "type": matcher.operator.as_str(), "value": matcher.value }));
+    json!({
+        "type": kind, "name": selector.name.as_deref().unwrap_or_default(), "matchers": matchers.collect::<Vec<_>>(),
+    })
+}
+
+fn moved(node: &mut Value, modifiers: &Modifiers) {
+    node["offset"] = modifiers.offset.as_ref().map_or(0, |offset| milliseconds(&offset.kind)).into();
+    let (at_ms, name) = match modifiers.time {
+        Some(FixedTime::At(at_ms)) => (Some(at_ms), None),
+        Some(FixedTime::Start) => (None, Some("start")),
+        Some(FixedTime::End) => (None, Some("end")),
+        None => (None, None),
+    };
+    node["timestamp"] = at_ms.into();
+    node["startOrEnd"] = name.into();
+}
+
+/// Returns a length that is written as a number or a duration; 0 for one that depends on the query.
+fn milliseconds(length: &LengthKind) -> i64 {
+    match length {
+        LengthKind::Seconds { value, .. } => (value * 1000.0).round() as i64,
+        _ => 0,
+    }
+}
+
+fn type_name(value_type: ValueType) -> &'static str {
+    match value_type {
+        ValueType::Scalar => "scalar",
+        ValueType::String => "string",
+        ValueType::Vector => "vector",
+        ValueType::Matrix => "matrix",
+    }
+}
