@@ -64,6 +64,7 @@ mod ownership;
 mod pipes;
 mod procfs;
 mod prometheus;
+mod promql;
 mod reads;
 mod reconfigure;
 mod reload;

@@ -13,11 +13,12 @@ pub(super) fn width() -> usize {
     window.map(|window| usize::from(window.ws_col)).filter(|&columns| columns > 0).unwrap_or(80)
 }
 
-/// Draws one line per field: name, lowest, highest and last value, and the course of the values.
-pub(super) fn lines(rows: &[(&str, Vec<Option<f64>>)], width: usize) -> String {
-    let names = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(5);
+/// Draws one line per row: name, lowest, highest and last value, and the course of the values. `head` says what the
+/// names are.
+pub(super) fn lines(head: &str, rows: &[(&str, Vec<Option<f64>>)], width: usize) -> String {
+    let names = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(head.len());
     let columns = width.saturating_sub(names + 3 * 11 + 2).max(10);
-    let mut drawn = format!("{:<names$} {:>10} {:>10} {:>10}\n", "FIELD", "LOWEST", "HIGHEST", "LAST");
+    let mut drawn = format!("{head:<names$} {:>10} {:>10} {:>10}\n", "LOWEST", "HIGHEST", "LAST");
     for (name, values) in rows {
         let Some((low, high)) = extent(values) else { continue };
         let last = values.iter().rev().find_map(|value| *value).unwrap_or(f64::NAN);
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_line_chart_scales_from_lowest_to_highest_and_leaves_gaps_empty() {
-        let drawn = lines(&[("x", vec![Some(0.0), None, Some(7.0), Some(3.5)])], 80);
+        let drawn = lines("FIELD", &[("x", vec![Some(0.0), None, Some(7.0), Some(3.5)])], 80);
         assert!(drawn.ends_with("▁ █▅\n"), "{drawn}");
     }
 

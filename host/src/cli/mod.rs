@@ -7,6 +7,7 @@ mod chart;
 mod client;
 mod docs;
 mod plugin;
+mod promql;
 mod query;
 mod serve;
 mod store;
@@ -85,6 +86,15 @@ enum Command {
     Range(RangeArgs),
     /// Print the samples of an instance as they arrive
     Watch(InstanceArgs),
+    /// Ask in PromQL
+    ///
+    /// Prints the values of an expression; with --range it draws them.
+    ///
+    /// Examples:
+    ///   dropsonde query 'topk(5, dropsonde_sample_memory_used_bytes)'
+    ///   dropsonde query 'sum(rate(dropsonde_polls_total[5m]))' --range 6h --step 1m
+    #[command(verbatim_doc_comment)]
+    Query(QueryArgs),
     /// Print a page of the handbook, or the list of pages
     Docs(DocsArgs),
 }
@@ -273,6 +283,23 @@ struct RangeArgs {
     client: ClientArgs,
 }
 
+#[derive(Debug, Args)]
+struct QueryArgs {
+    /// The expression
+    expression: String,
+    /// The time of the values, or the end of the range: RFC 3339 or Unix seconds [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    time: Option<i64>,
+    /// Draw the values of this time, such as 30m, 6h or 7d [default: one value]
+    #[arg(long, value_name = "SPAN")]
+    range: Option<String>,
+    /// The time between two values [default: a 240th of the range, at least 1s]
+    #[arg(long, value_name = "SPAN", requires = "range")]
+    step: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 /// The argument with which a host starts its own binary to compile a plugin. Not a command for people.
 pub(crate) const COMPILE: &str = "__compile";
 
@@ -323,6 +350,7 @@ pub fn main() -> ExitCode {
             Command::Latest(args) => query::latest(args, out).await,
             Command::Range(args) => query::range(args, out).await,
             Command::Watch(args) => query::watch(args, out).await,
+            Command::Query(args) => promql::ask(args, out).await,
             Command::Docs(args) => docs::docs(out, &args),
         }
     });

@@ -102,7 +102,7 @@ pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
         Some(field) => write!(out, "{}", chart::chart(field, &column(field), chart::width()))?,
         None => {
             let rows: Vec<_> = names.into_iter().map(|name| (name.as_str(), column(name))).collect();
-            write!(out, "{}", chart::lines(&rows, chart::width()))?;
+            write!(out, "{}", chart::lines("FIELD", &rows, chart::width()))?;
         }
     }
     Ok(())

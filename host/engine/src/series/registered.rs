@@ -88,7 +88,10 @@ impl RegisteredMetrics {
             let read = group.record(&text, ExpositionFormat::Text, at_ms, is_kept);
             debug_assert!(read.is_ok(), "{read:?}");
         };
-        add(&mut self.host, exposition::text_of_host(engine));
+        let began = Instant::now();
+        let mut of_host = exposition::text_of_host(engine);
+        of_host.extend(as_scraped(&of_host, began.elapsed()).into_bytes());
+        add(&mut self.host, of_host);
         let plugins: BTreeMap<PluginName, PluginMetrics> =
             engine.plugins.list().iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?))).collect();
         self.of_plugins.retain(|name, group| {
@@ -112,6 +115,17 @@ impl RegisteredMetrics {
         self.host.end(at_ms);
         self.of_plugins.values_mut().for_each(|group| group.end(at_ms));
     }
+}
+
+/// Returns the series that a Prometheus adds to each target that it scrapes: dashboards and rules ask for them.
+fn as_scraped(exposition: &[u8], took: Duration) -> String {
+    let lines = exposition.split(|byte| *byte == b'\n');
+    let samples = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")).count();
+    format!(
+        "# TYPE up gauge\nup 1\n# TYPE scrape_duration_seconds gauge\nscrape_duration_seconds {}\n\
+         # TYPE scrape_samples_scraped gauge\nscrape_samples_scraped {samples}\n",
+        took.as_secs_f64()
+    )
 }
 
 fn group(engine: &Engine, instance: &InstanceId, owner: Arc<str>, interval_ms: i64) -> ExpositionGroup {
