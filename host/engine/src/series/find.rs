@@ -36,6 +36,13 @@ pub fn select(engine: &Engine, selectors: &[Vec<Matcher>], window: &Range<i64>) 
     SeriesSelection::of(found.into_values().collect(), window)
 }
 
+/// Finds the series that matchers select and that have samples in a window, in any order. May read files.
+pub(super) fn find(engine: &Engine, matchers: &[Matcher], window: &Range<i64>) -> SeriesSelection {
+    let mut found = engine.store.find_series(&of_store(matchers));
+    found.extend(samples(engine, matchers));
+    SeriesSelection::as_found(found, window)
+}
+
 fn of_store(matchers: &[Matcher]) -> Vec<LabelMatcher> {
     matchers.iter().map(of_matcher).collect()
 }

@@ -1,4 +1,5 @@
-use super::{count, select};
+use super::count;
+use super::find::find;
 use crate::Engine;
 use dropsonde_model::Labels;
 use dropsonde_promql::{Matcher, QueryError, Request, Samples, Source, Visit};
@@ -16,11 +17,8 @@ const EXPORTED: &str = "exported_";
 /// The value of `job`.
 const OWN_JOB: &str = "dropsonde";
 
-/// Most series that are read together: a frame has as many columns.
-const AT_ONCE: usize = 256;
-
-/// Most samples that are read together, unless one series has more.
-const SAMPLES_AT_ONCE: usize = 1 << 16;
+/// Most samples that are held at a time, unless one series has more.
+const SAMPLES_AT_ONCE: usize = 1 << 20;
 
 /// The series in history, as a Prometheus has them that scrapes this host: with `job="dropsonde"` and the host's name as
 /// `instance`.
@@ -68,7 +66,8 @@ impl<'a> PromqlSource<'a> {
                 format!("a selector selects {found} series, of which a query may read {most}: select fewer of them");
             return Err(QueryError::Limit(why));
         }
-        Ok((select(self.engine, &selectors, window), renamed))
+        let [selector] = &selectors;
+        Ok((find(self.engine, selector, window), renamed))
     }
 
     /// Returns the labels that a Prometheus gives to a series of this host.
@@ -97,34 +96,24 @@ impl Source for PromqlSource<'_> {
         let until_ms = self.engine.reach_ms(request.until_ms.saturating_add(1));
         let window = request.after_ms.saturating_add(1)..until_ms;
         let (selection, tested) = self.find(request.matchers, &window)?;
-        let longest = selection.series().iter().map(|series| {
-            let span_ms = series.last_ms.min(window.end).saturating_sub(series.first_ms.max(window.start)).max(0);
-            usize::try_from(span_ms / series.interval_ms.max(1)).unwrap_or(usize::MAX).saturating_add(1)
-        });
-        let longest = if request.newest_only { 1 } else { longest.max().unwrap_or(1) };
-        let at_once = (SAMPLES_AT_ONCE / longest.max(1)).clamp(1, AT_ONCE);
-        let mut next = 0;
-        while next < selection.series().len() {
-            let part = selection.part(next..next + at_once);
-            next += at_once;
-            let labels = part.series().iter().map(|series| self.labels(&series.labels));
-            let is_wanted = |labels: &Labels| {
-                tested.iter().all(|matcher| matcher.matches(labels.get(&matcher.name).unwrap_or_default()))
-            };
-            if request.newest_only {
-                for (labels, newest) in labels.zip(part.newest(window.clone())) {
-                    if let Some((at_ms, value)) = newest.filter(|_| is_wanted(&labels)) {
-                        visit(&labels, Samples { at_ms: &[at_ms], values: &[value] })?;
-                    }
-                }
-            } else {
-                for (labels, samples) in labels.zip(part.samples(window.clone())) {
-                    if !samples.at_ms.is_empty() && is_wanted(&labels) {
-                        visit(&labels, Samples { at_ms: &samples.at_ms, values: &samples.values })?;
-                    }
+        let wanted = |nth: usize| -> Option<Labels> {
+            let labels = self.labels(&selection.series().get(nth)?.labels);
+            let is_wanted = tested.iter().all(|matcher| matcher.matches(labels.get(&matcher.name).unwrap_or_default()));
+            is_wanted.then_some(labels)
+        };
+        if request.newest_only {
+            for (nth, newest) in selection.newest(window).into_iter().enumerate() {
+                if let Some((at_ms, value)) = newest
+                    && let Some(labels) = wanted(nth)
+                {
+                    visit(&labels, Samples { at_ms: &[at_ms], values: &[value] })?;
                 }
             }
+            return Ok(());
         }
-        Ok(())
+        selection.visit(window, SAMPLES_AT_ONCE, &mut |nth, at_ms, values| match wanted(nth) {
+            Some(labels) if !at_ms.is_empty() => visit(&labels, Samples { at_ms, values }),
+            _ => Ok(()),
+        })
     }
 }

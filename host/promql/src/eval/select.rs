@@ -70,9 +70,7 @@ impl Context<'_> {
             let mut has_value = false;
             for (value, at_ms) in row.iter_mut().zip(grid.times()) {
                 let time_ms = selection.moved.time(at_ms);
-                while samples.at_ms.get(next).is_some_and(|at_ms| *at_ms <= time_ms) {
-                    next += 1;
-                }
+                next = first_after(samples.at_ms, next, time_ms);
                 let newest = next.checked_sub(1);
                 let sample = newest.and_then(|at| Some((*samples.at_ms.get(at)?, *samples.values.get(at)?)));
                 let fresh = sample
@@ -174,6 +172,18 @@ fn subquery_grid(moved: Moved, range_ms: i64, step_ms: i64, grid: Grid) -> Grid 
     Grid { start_ms, step_ms, steps }
 }
 
+/// Returns the first index, from one on, whose time is later than `at_ms`. It takes the fewer steps the nearer it is.
+fn first_after(times: &[i64], from: usize, at_ms: i64) -> usize {
+    let rest = times.get(from..).unwrap_or_default();
+    let mut bound = 1;
+    while rest.get(bound).is_some_and(|time| *time <= at_ms) {
+        bound *= 2;
+    }
+    let below = bound / 2;
+    let near = rest.get(below..bound.saturating_add(1).min(rest.len())).unwrap_or_default();
+    from + below + near.partition_point(|time| *time <= at_ms)
+}
+
 /// Memory that is used again for each series.
 #[derive(Default)]
 struct Buffers {
@@ -212,12 +222,8 @@ impl Buffers {
         for at_ms in grid.times() {
             let end_ms = moved.time(at_ms);
             let after_ms = end_ms.saturating_sub(range_ms);
-            while samples.at_ms.get(to).is_some_and(|at_ms| *at_ms <= end_ms) {
-                to += 1;
-            }
-            while from < to && samples.at_ms.get(from).is_some_and(|at_ms| *at_ms <= after_ms) {
-                from += 1;
-            }
+            to = first_after(samples.at_ms, to, end_ms);
+            from = first_after(samples.at_ms, from, after_ms);
             self.bounds.push((from, to));
         }
         visit(labels, drops_name, Windows { samples, bounds: &self.bounds, moved, range_ms, grid })

@@ -128,7 +128,64 @@ impl<'a> PackedColumn<'a> {
     }
 }
 
+/// A page of a column, and how many of its rows are wanted: the first ones.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PageRows {
+    pub(crate) page: usize,
+    pub(crate) rows: usize,
+    pub(crate) wanted: usize,
+}
+
+impl PackedColumn<'_> {
+    /// Unpacks the values of several pages, and appends them. It costs less than one page after the other.
+    pub(super) fn append(&self, pages: &[PageRows], values: &mut Vec<f64>) -> Result<(), CorruptData> {
+        match self {
+            Self::Empty => values.resize(values.len() + pages.iter().map(|page| page.wanted).sum::<usize>(), f64::NAN),
+            Self::Constant { value, gaps } => {
+                for PageRows { page, rows, wanted } in pages {
+                    let (gaps, until) = (gaps.get(*page).ok_or(CorruptData)?, values.len() + wanted);
+                    gaps.append(std::iter::repeat_n(*value, gaps.present(*rows)), *rows, values)?;
+                    values.truncate(until);
+                }
+            }
+            Self::Narrow(quantum, packed) => {
+                packed.append::<i32>(pages, values, |whole| quantum.value(f64::from(whole)))?;
+            }
+            Self::Wide(quantum, packed) => packed.append::<i64>(pages, values, |whole| quantum.value(whole as f64))?,
+            Self::Doubles(packed) => packed.append::<f64>(pages, values, |value| value)?,
+        }
+        Ok(())
+    }
+}
+
 impl PackedPages<'_> {
+    fn append<T: pco::data_types::Number + Default>(
+        &self,
+        pages: &[PageRows],
+        values: &mut Vec<f64>,
+        value: impl Fn(T) -> f64,
+    ) -> Result<(), CorruptData> {
+        let (file, meta) = FileDecompressor::new(self.meta).map_err(|_| CorruptData)?;
+        let (mut chunk, _) = file.chunk_decompressor::<T, _>(meta).map_err(|_| CorruptData)?;
+        let mut present: Vec<T> = Vec::new();
+        for PageRows { page, rows, wanted } in pages {
+            let gaps = self.gaps.get(*page).ok_or(CorruptData)?;
+            let packed = self.pages.get(*page).ok_or(CorruptData)?;
+            let count = gaps.present(*rows);
+            debug_assert!(count <= MOST_ROWS);
+            present.clear();
+            present.resize(count, T::default());
+            if count > 0 {
+                let mut page = chunk.page_decompressor(*packed, count).map_err(|_| CorruptData)?;
+                page.read(&mut present).map_err(|_| CorruptData)?;
+            }
+            let until = values.len() + wanted;
+            gaps.append(present.iter().map(|number| value(*number)), *rows, values)?;
+            values.truncate(until);
+        }
+        Ok(())
+    }
+
     fn page<T: pco::data_types::Number + Default>(
         &self,
         page: usize,
@@ -162,6 +219,29 @@ impl Gaps {
     /// Returns how many of the rows have a value. All rows after the last run have one.
     fn present(&self, rows: usize) -> usize {
         rows - self.0.iter().skip(1).step_by(2).sum::<usize>()
+    }
+
+    /// Appends values, with NaN where rows have none.
+    fn append(
+        &self,
+        mut present: impl Iterator<Item = f64>,
+        rows: usize,
+        values: &mut Vec<f64>,
+    ) -> Result<(), CorruptData> {
+        values.reserve(rows);
+        for (turn, &run) in self.0.iter().enumerate() {
+            if turn % 2 == 0 {
+                let before = values.len();
+                values.extend(present.by_ref().take(run));
+                if values.len() - before < run {
+                    return Err(CorruptData);
+                }
+            } else {
+                values.resize(values.len() + run, f64::NAN);
+            }
+        }
+        values.extend(present);
+        Ok(())
     }
 
     fn spread(&self, present: Vec<f64>, rows: usize) -> Result<Vec<f64>, CorruptData> {

@@ -20,7 +20,7 @@ use crate::cell::Cell;
 use crate::rates::CounterTotal;
 use crate::rows::RawRows;
 use crate::{Kind, Schema};
-use column::PackedColumn;
+use column::{PackedColumn, PageRows};
 
 /// The most rows of a page and the most pages of a chunk that the reader accepts. They are no targets for the writer.
 pub(crate) const MOST_ROWS: usize = 1024;
@@ -123,11 +123,26 @@ impl<'a> Chunk<'a> {
         Ok(RawRows { at_ms: head.at_ms(), columns, before: head.before.clone(), generation: head.generation })
     }
 
-    /// Unpacks some columns of a page: the times, and the readings of each column.
-    pub(crate) fn columns(&self, page: usize, wanted: &[usize]) -> Result<(Vec<i64>, Vec<Vec<f64>>), CorruptData> {
-        let head = self.pages.get(page).ok_or(CorruptData)?;
-        let column = |index: &usize| self.columns.get(*index).ok_or(CorruptData)?.page(page, head.rows);
-        Ok((head.at_ms(), wanted.iter().map(column).collect::<Result<_, _>>()?))
+    /// Unpacks some columns of some pages, each with the number of its rows that are wanted, and appends them: the times
+    /// to `at_ms`, and the readings of each column to the one of its place in `columns`.
+    pub(crate) fn append(
+        &self,
+        pages: &[(usize, usize)],
+        wanted: &[usize],
+        at_ms: &mut Vec<i64>,
+        columns: &mut [Vec<f64>],
+    ) -> Result<(), CorruptData> {
+        let mut of_pages = Vec::with_capacity(pages.len());
+        for &(page, wanted) in pages {
+            let head = self.pages.get(page).ok_or(CorruptData)?;
+            let wanted = wanted.min(head.rows);
+            at_ms.extend(head.at_ms().into_iter().take(wanted));
+            of_pages.push(PageRows { page, rows: head.rows, wanted });
+        }
+        for (index, column) in wanted.iter().zip(columns) {
+            self.columns.get(*index).ok_or(CorruptData)?.append(&of_pages, column)?;
+        }
+        Ok(())
     }
 }
 

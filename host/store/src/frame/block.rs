@@ -131,17 +131,28 @@ impl Block {
         Ok(rows)
     }
 
-    /// Unpacks the times and the readings of some columns.
-    pub(crate) fn columns(
+    /// Returns whether the pages of two blocks are in one chunk.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        match (&self.place.bytes, &other.place.bytes) {
+            (ChunkBytes::Memory(bytes), ChunkBytes::Memory(others)) => Arc::ptr_eq(bytes, others),
+            (ChunkBytes::Stored { file, offset, .. }, ChunkBytes::Stored { file: other, offset: at, .. }) => {
+                file.number == other.number && offset == at
+            }
+            _ => false,
+        }
+    }
+
+    /// Unpacks the times and the readings of some columns of this block and of others whose pages are beside its own,
+    /// and appends them.
+    pub(crate) fn append(
         &self,
+        pages: &[(usize, usize)],
         schema: &Schema,
         columns: &[usize],
-    ) -> Result<(Vec<i64>, Vec<Vec<f64>>), UnreadableBlock> {
-        let page = self.place.page.into();
-        let (mut at_ms, mut readings) = self.with_chunk(schema, |chunk| chunk.columns(page, columns))?;
-        at_ms.truncate(self.rows);
-        readings.iter_mut().for_each(|column| column.truncate(self.rows));
-        Ok((at_ms, readings))
+        at_ms: &mut Vec<i64>,
+        readings: &mut [Vec<f64>],
+    ) -> Result<(), UnreadableBlock> {
+        self.with_chunk(schema, |chunk| chunk.append(pages, columns, at_ms, readings))
     }
 
     pub(crate) fn values(&self, schema: &Schema, cache: &BlockCache) -> Result<Arc<RowValues>, UnreadableBlock> {

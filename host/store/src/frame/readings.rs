@@ -1,7 +1,8 @@
 //! Reads some columns of a frame's rows as they were recorded: counters as totals, gaps as NaN.
 
+use super::block::UnreadableBlock;
 use super::generations::{self, GenerationRows};
-use super::{Frame, FrameView};
+use super::{BlockRef, Frame, FrameView};
 use std::ops::Range;
 
 /// Some rows, ascending in time.
@@ -15,11 +16,11 @@ struct Piece {
 impl Frame {
     /// Passes the rows of a window to `take`, ascending in time, a block at a time: their times, and the readings of
     /// each wanted column.
-    pub(crate) fn readings(&self, columns: &[usize], window: Range<i64>, mut take: impl FnMut(&[i64], &[Vec<f64>])) {
+    fn readings(&self, columns: &[usize], window: Range<i64>, mut take: impl FnMut(Piece)) {
         let view = self.view();
         let mut take = |piece: Piece| {
             if !piece.at_ms.is_empty() {
-                take(&piece.at_ms, &piece.columns);
+                take(piece);
             }
         };
         let runs = GenerationRows::all(&view);
@@ -52,9 +53,12 @@ impl Frame {
     ) {
         let first_row = view.first_row(self.capacity());
         let skip = |start_row: u64| usize::try_from(first_row.saturating_sub(start_row)).unwrap_or(usize::MAX);
-        for block in run.blocks_in(window.clone()) {
-            match block.columns(self.schema(), columns) {
-                Ok((at_ms, columns)) => take(Piece { at_ms, columns }.within(window, skip(block.start_row))),
+        let blocks: Vec<_> = run.blocks_in(window.clone()).collect();
+        for beside in blocks.chunk_by(|a, b| a.is_beside(b)) {
+            // Rows that are no longer wanted are the first ones.
+            let skipped = beside.iter().map(|block| skip(block.start_row).min(block.rows)).sum();
+            match self.unpacked(beside, columns) {
+                Ok(piece) => take(piece.within(window, skipped)),
                 Err(error) => self.unreadable(&error),
             }
         }
@@ -65,6 +69,35 @@ impl Frame {
                 take(Piece { at_ms, columns });
             }
         }
+    }
+
+    /// Unpacks some columns of blocks whose pages are in one chunk.
+    fn unpacked(&self, blocks: &[BlockRef<'_>], columns: &[usize]) -> Result<Piece, UnreadableBlock> {
+        let rows = blocks.iter().map(|block| block.rows).sum();
+        let mut piece = Piece {
+            at_ms: Vec::with_capacity(rows),
+            columns: columns.iter().map(|_| Vec::with_capacity(rows)).collect(),
+        };
+        let pages: Vec<(usize, usize)> = blocks.iter().map(|block| (block.place.page.into(), block.rows)).collect();
+        if let Some(first) = blocks.first() {
+            first.append(&pages, self.schema(), columns, &mut piece.at_ms, &mut piece.columns)?;
+        }
+        Ok(piece)
+    }
+
+    /// Returns about how many rows are in a window, if they come on schedule.
+    pub(crate) fn rows_in(&self, window: &Range<i64>) -> usize {
+        let Some((first_ms, last_ms)) = self.span_ms() else { return 0 };
+        let span_ms = last_ms.min(window.end).saturating_sub(first_ms.max(window.start)).max(0);
+        usize::try_from(span_ms / self.interval_ms().max(1)).unwrap_or(usize::MAX).saturating_add(1)
+    }
+
+    /// Returns the rows of a window, ascending in time: their times, and the readings of each wanted column.
+    pub(crate) fn rows(&self, columns: &[usize], window: Range<i64>) -> (Vec<i64>, Vec<Vec<f64>>) {
+        let mut all = Piece::default();
+        self.readings(columns, window, |piece| all.append(piece));
+        all.columns.resize(columns.len(), Vec::new());
+        (all.at_ms, all.columns)
     }
 
     /// Returns the time of the newest row in a window, and its readings of the wanted columns.
@@ -79,9 +112,8 @@ impl Frame {
             });
             let found = open.or_else(|| {
                 let block = run.blocks_in(window.clone()).last()?;
-                let read = block.columns(self.schema(), columns).inspect_err(|error| self.unreadable(error));
-                let (at_ms, columns) = read.ok()?;
-                let piece = Piece { at_ms, columns }.within(&window, 0);
+                let read = self.unpacked(&[block], columns).inspect_err(|error| self.unreadable(error));
+                let piece = read.ok()?.within(&window, 0);
                 let last = |column: &Vec<f64>| column.last().copied().unwrap_or(f64::NAN);
                 Some((*piece.at_ms.last()?, piece.columns.iter().map(last).collect()))
             });
@@ -97,13 +129,26 @@ impl Frame {
 }
 
 impl Piece {
+    /// Appends later rows.
+    fn append(&mut self, mut later: Self) {
+        if self.at_ms.is_empty() {
+            *self = later;
+            return;
+        }
+        self.at_ms.append(&mut later.at_ms);
+        self.columns.iter_mut().zip(&mut later.columns).for_each(|(column, later)| column.append(later));
+    }
+
     fn within(mut self, window: &Range<i64>, skip: usize) -> Self {
         let until = self.at_ms.partition_point(|at| *at < window.end);
         let from = self.at_ms.partition_point(|at| *at < window.start).max(skip).min(until);
         if from > 0 || until < self.at_ms.len() {
-            let cut = |column: &mut Vec<f64>| *column = column.get(from..until).unwrap_or_default().to_vec();
-            self.columns.iter_mut().for_each(cut);
-            self.at_ms = self.at_ms.get(from..until).unwrap_or_default().to_vec();
+            for column in &mut self.columns {
+                column.truncate(until);
+                column.drain(..from);
+            }
+            self.at_ms.truncate(until);
+            self.at_ms.drain(..from);
         }
         self
     }

@@ -313,8 +313,10 @@ impl ExportedFrame {
             if self.is_wanted(at_ms) && !reading.is_nan() { each(at_ms, reading) } else { Ok(()) }
         };
         for block in self.blocks(&view) {
-            match block.columns(self.schema(), &[field]) {
-                Ok((at_ms, readings)) => {
+            let (mut at_ms, mut readings) = (Vec::new(), [Vec::new()]);
+            let page = (block.place.page.into(), block.rows);
+            match block.append(&[page], self.schema(), &[field], &mut at_ms, &mut readings) {
+                Ok(()) => {
                     at_ms.into_iter().zip(readings.into_iter().flatten()).try_for_each(|(at, x)| hand_over(at, x))?;
                 }
                 Err(_) => unreadable += 1,

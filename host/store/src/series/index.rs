@@ -426,12 +426,7 @@ impl SeriesIndex {
 
     fn labels(&self, number: u32) -> Labels {
         let pairs = self.pairs_of(number).iter().filter_map(|pair| self.pairs.get(*pair as usize));
-        let mut text = String::new();
-        for word in pairs.flat_map(|pair| [pair.name, pair.value]) {
-            text.push_str(self.symbols.text(word));
-            text.push('\0');
-        }
-        Labels::from_text(&text).unwrap_or_default()
+        Labels::from_sorted(pairs.map(|pair| (self.symbols.text(pair.name), self.symbols.text(pair.value))))
     }
 }
 

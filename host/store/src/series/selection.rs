@@ -5,6 +5,7 @@ use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -96,6 +97,15 @@ pub struct SeriesSamples {
 impl SeriesSelection {
     /// Selects the found series that have rows in a window.
     pub fn of(found: Vec<FoundSeries>, window: &Range<i64>) -> Self {
+        Self::sorted(found, window, true)
+    }
+
+    /// Selects the found series that have rows in a window, in the order in which they were found.
+    pub fn as_found(found: Vec<FoundSeries>, window: &Range<i64>) -> Self {
+        Self::sorted(found, window, false)
+    }
+
+    fn sorted(found: Vec<FoundSeries>, window: &Range<i64>, is_sorted: bool) -> Self {
         let mut spans: HashMap<u64, Option<(i64, i64)>> = HashMap::new();
         let mut span = |frame: &Arc<Frame>| {
             let span = *spans.entry(frame.id).or_insert_with(|| frame.span_ms());
@@ -114,7 +124,9 @@ impl SeriesSelection {
                 selected.push((SelectedSeries { labels, metric_type, first_ms, last_ms, interval_ms }, columns));
             }
         }
-        selected.sort_by(|(a, _), (b, _)| in_order(&a.labels, &b.labels));
+        if is_sorted {
+            selected.sort_by(|(a, _), (b, _)| in_order(&a.labels, &b.labels));
+        }
         let (series, columns) = selected.into_iter().unzip();
         Self { series, columns }
     }
@@ -167,34 +179,76 @@ impl SeriesSelection {
         newest.into_iter().map(|sample| sample.filter(|(_, value)| !value.is_nan())).collect()
     }
 
-    /// Returns the samples of each series in a window. Each block is unpacked once. A series that ends in the window
-    /// has a [`STALE`] sample where it ends: at the first row without its value, or when no row comes for three
-    /// intervals.
+    /// Returns the samples of each series in a window, in the order of the series: see [`SeriesSelection::visit`].
     pub fn samples(&self, window: Range<i64>) -> Vec<SeriesSamples> {
         let mut all: Vec<SeriesSamples> = vec![SeriesSamples::default(); self.series.len()];
-        for FrameColumns { frame, columns, scales, series } in &self.by_frame() {
-            let ends_after_ms = frame.stale_after_ms();
-            let mut last_ms: Option<i64> = None;
-            let mut parts: Vec<SeriesSamples> = vec![SeriesSamples::default(); series.len()];
-            frame.readings(columns, window.clone(), |at_ms, columns| {
-                let pause = last_ms.filter(|last| at_ms.first().is_some_and(|at| at - last > ends_after_ms));
-                for ((part, column), scale) in parts.iter_mut().zip(columns).zip(scales) {
-                    if let Some(last_ms) = pause {
-                        part.end(last_ms.saturating_add(ends_after_ms));
+        let visited: Result<(), Infallible> = self.visit(window, usize::MAX, &mut |nth, at_ms, values| {
+            if let Some(samples) = all.get_mut(nth) {
+                *samples = SeriesSamples { at_ms: at_ms.to_vec(), values: values.to_vec() };
+                samples.normalize();
+            }
+            Ok(())
+        });
+        let Ok(()) = visited;
+        all
+    }
+
+    /// Passes the samples of each series in a window to `visit`: the number of the series, the times and the values.
+    /// Each block is unpacked once, and series that are recorded together come together. About `most` samples are held
+    /// at a time, or those of one series.
+    ///
+    /// A series that ends in the window has a [`STALE`] sample where it ends: at the first row without its value, or
+    /// when no row comes for three intervals. Further such samples can follow. The error of `visit` ends the visit.
+    pub fn visit<E>(
+        &self,
+        window: Range<i64>,
+        most: usize,
+        visit: &mut dyn FnMut(usize, &[i64], &[f64]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // The samples of series that are in several frames.
+        let mut joined: HashMap<usize, (usize, SeriesSamples)> = HashMap::new();
+        let frames_of = |series: usize| self.columns.get(series).map_or(0, Vec::len);
+        for frame in &self.by_frame() {
+            let at_once = (most / frame.frame.rows_in(&window).max(1)).max(1);
+            let columns =
+                frame.columns.chunks(at_once).zip(frame.scales.chunks(at_once)).zip(frame.series.chunks(at_once));
+            for ((columns, scales), series) in columns {
+                let (mut at_ms, mut values) = frame.frame.rows(columns, window.clone());
+                end_where_pauses(&mut at_ms, &mut values, frame.frame.stale_after_ms(), window.end);
+                for ((nth, scale), values) in series.iter().zip(scales).zip(&mut values) {
+                    scale.convert(values);
+                    if frames_of(*nth) == 1 {
+                        visit(*nth, &at_ms, values)?;
+                        continue;
                     }
-                    part.extend(at_ms, column, *scale, ends_after_ms);
-                }
-                last_ms = at_ms.last().copied();
-            });
-            let ends_ms = last_ms.map(|last| last.saturating_add(ends_after_ms)).filter(|ends| *ends < window.end);
-            for (part, nth) in parts.iter_mut().zip(series) {
-                ends_ms.into_iter().for_each(|ends_ms| part.end(ends_ms));
-                if let Some(samples) = all.get_mut(*nth) {
-                    samples.append(part);
+                    let (seen, samples) = joined.entry(*nth).or_default();
+                    let mut of_frame = SeriesSamples { at_ms: at_ms.clone(), values: std::mem::take(values) };
+                    of_frame.normalize();
+                    samples.append(&mut of_frame);
+                    *seen += 1;
+                    if *seen == frames_of(*nth) {
+                        let (_, samples) = joined.remove(nth).unwrap_or_default();
+                        visit(*nth, &samples.at_ms, &samples.values)?;
+                    }
                 }
             }
         }
-        all
+        Ok(())
+    }
+}
+
+/// Adds a row where the series of a frame end because no row comes for too long.
+fn end_where_pauses(at_ms: &mut Vec<i64>, columns: &mut [Vec<f64>], ends_after_ms: i64, until_ms: i64) {
+    let pauses = at_ms.windows(2).enumerate().filter_map(|(row, pair)| match pair {
+        [before, after] if after - before > ends_after_ms => Some((row + 1, before.saturating_add(ends_after_ms))),
+        _ => None,
+    });
+    let last = at_ms.last().map(|last| (at_ms.len(), last.saturating_add(ends_after_ms)));
+    let ends: Vec<(usize, i64)> = pauses.chain(last.filter(|(_, ends_ms)| *ends_ms < until_ms)).collect();
+    // From behind, so that the places before stay.
+    for (row, ends_ms) in ends.into_iter().rev() {
+        at_ms.insert(row, ends_ms);
+        columns.iter_mut().for_each(|column| column.insert(row, STALE));
     }
 }
 
@@ -214,30 +268,26 @@ impl ReadingScale {
     }
 }
 
-impl SeriesSamples {
-    /// Adds readings. The series ends at a gap, and where no row comes for too long.
-    fn extend(&mut self, at_ms: &[i64], readings: &[f64], scale: ReadingScale, ends_after_ms: i64) {
-        let mut last_ms: Option<i64> = None;
-        for (&at_ms, &reading) in at_ms.iter().zip(readings) {
-            if let Some(last_ms) = last_ms.filter(|last| at_ms - last > ends_after_ms) {
-                self.end(last_ms.saturating_add(ends_after_ms));
-            }
-            last_ms = Some(at_ms);
-            if reading.is_nan() {
-                self.end(at_ms);
-            } else {
-                self.at_ms.push(at_ms);
-                self.values.push(scale.value(reading));
-            }
+impl ReadingScale {
+    /// Converts readings to values, gaps to [`STALE`].
+    fn convert(self, readings: &mut [f64]) {
+        for reading in readings {
+            *reading = if reading.is_nan() { STALE } else { self.value(*reading) };
         }
     }
+}
 
-    /// Ends the series, unless it has ended.
-    fn end(&mut self, at_ms: i64) {
-        if self.values.last().is_some_and(|value| !is_stale(*value)) {
-            self.at_ms.push(at_ms);
-            self.values.push(STALE);
+impl SeriesSamples {
+    /// Leaves out samples before the first value, and all but the first of several ends.
+    fn normalize(&mut self) {
+        let is_end = |nth: usize| self.values.get(nth).is_some_and(|value| is_stale(*value));
+        if !(0..self.values.len()).any(is_end) {
+            return;
         }
+        let kept = |nth: &usize| !is_end(*nth) || (*nth > 0 && !is_end(nth - 1));
+        let kept: Vec<usize> = (0..self.values.len()).filter(kept).collect();
+        self.at_ms = kept.iter().filter_map(|nth| self.at_ms.get(*nth).copied()).collect();
+        self.values = kept.iter().filter_map(|nth| self.values.get(*nth).copied()).collect();
     }
 
     /// Adds the samples of a later frame. A series that goes on in the later frame does not end in between.
