@@ -139,7 +139,7 @@ pub use query::{Align, FieldPoints, Points, Query, Sample};
 pub use schema::{Schema, StoredField};
 pub use series::{
     FoundSeries, GroupKey, LabelMatcher, LabelValues, LabelsTooLong, ReadingScale, STALE, SelectedSeries, SeriesColumn,
-    SeriesGroup, SeriesHandle, SeriesSamples, SeriesSelection, TickReport, in_order, is_stale,
+    SeriesGroup, SeriesHandle, SeriesSamples, SeriesSelection, TickReport, VisitSamples, in_order, is_stale,
 };
 pub use store::{OpenedFolder, Store, StoreLimits, StoreUsage};
 

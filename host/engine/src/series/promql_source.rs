@@ -17,8 +17,8 @@ const EXPORTED: &str = "exported_";
 /// The value of `job`.
 const OWN_JOB: &str = "dropsonde";
 
-/// Most samples that are held at a time, unless one series has more.
-const SAMPLES_AT_ONCE: usize = 1 << 20;
+/// Most samples that are unpacked at a time, unless one series has more.
+const SAMPLES_AT_ONCE: usize = 1 << 18;
 
 /// The series in history, as a Prometheus has them that scrapes this host: with `job="dropsonde"` and the host's name as
 /// `instance`.

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::matrix::{Grid, Matrix, only, with_label, without};
-use super::over_time::{by_value, quantile};
+use super::over_time::unsorted_quantile;
 use super::plan::Node;
 use super::sums::{Mean, Sum};
 use crate::annotations::Annotations;
@@ -140,17 +140,16 @@ impl Context<'_> {
     ) -> Result<Matrix, QueryError> {
         let members = groups.members();
         let mut matrix = Matrix::new(self, vector.steps);
-        let mut sorted = Vec::new();
+        let mut found = Vec::new();
         for (group, labels, drops_name) in groups.labels(vector, grouping) {
             self.limits.check()?;
             let rows = members.get(group).map(Vec::as_slice).unwrap_or_default();
             let row = matrix.push_empty(labels, drops_name)?;
             for (step, (result, wanted)) in matrix.values_mut(row).iter_mut().zip(parameters).enumerate() {
-                sorted.clear();
-                sorted.extend(rows.iter().filter_map(|row| vector.value(*row, step)));
-                if !sorted.is_empty() {
-                    sorted.sort_unstable_by(by_value);
-                    *result = quantile(*wanted, &sorted);
+                found.clear();
+                found.extend(rows.iter().filter_map(|row| vector.value(*row, step)));
+                if !found.is_empty() {
+                    *result = unsorted_quantile(*wanted, &mut found);
                 }
             }
         }

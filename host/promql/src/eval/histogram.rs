@@ -27,6 +27,7 @@ struct Bucket {
 struct Buckets {
     labels: Labels,
     drops_name: bool,
+    /// Ascending by the bounds.
     rows: Vec<(f64, usize)>,
 }
 
@@ -63,6 +64,7 @@ impl Context<'_> {
         };
         let histograms = self.histograms(&vector, vector_node, annotations);
         let mut row = vec![f64::NAN; grid.steps];
+        let mut buckets: Vec<Bucket> = Vec::new();
         for histogram in &histograms {
             self.limits.check()?;
             let metric = histogram.labels.get(NAME).unwrap_or_default();
@@ -75,11 +77,13 @@ impl Context<'_> {
                     labels = with_label(&labels, label, &open_metrics(parameter(nth, 0)));
                 }
                 for (step, result) in row.iter_mut().enumerate() {
-                    let mut buckets: Vec<Bucket> = histogram
-                        .rows
-                        .iter()
-                        .filter_map(|(bound, row)| Some(Bucket { bound: *bound, count: vector.value(*row, step)? }))
-                        .collect();
+                    buckets.clear();
+                    let of_step = histogram.rows.iter();
+                    buckets.extend(
+                        of_step.filter_map(|(bound, row)| {
+                            Some(Bucket { bound: *bound, count: vector.value(*row, step)? })
+                        }),
+                    );
                     *result = match (&*buckets, function) {
                         ([], _) => crate::source::STALE,
                         (_, "histogram_fraction") => fraction(parameter(0, step), parameter(1, step), &mut buckets),
@@ -117,6 +121,9 @@ impl Context<'_> {
                 None => histograms.push(Buckets { labels, drops_name: row.drops_name, rows: vec![(parsed, nth)] }),
             }
         }
+        for histogram in &mut histograms {
+            histogram.rows.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+        }
         histograms
     }
 }
@@ -127,9 +134,8 @@ fn open_metrics(value: f64) -> String {
     if value.is_finite() && !text.contains(['.', 'e']) { format!("{text}.0") } else { text }
 }
 
-/// Sorts buckets, and unites those with the same bound. Returns whether the last bound is infinite.
+/// Unites buckets with the same bound. Returns whether the last bound is infinite.
 fn prepare(buckets: &mut Vec<Bucket>) -> bool {
-    buckets.sort_by(|a, b| a.bound.partial_cmp(&b.bound).unwrap_or(std::cmp::Ordering::Equal));
     if buckets.last().is_none_or(|last| last.bound != f64::INFINITY) {
         return false;
     }

@@ -131,14 +131,14 @@ fn compute(function: &str, windows: &Windows<'_>, parameter: &dyn Fn(usize, usiz
     };
     match function {
         "rate" | "increase" => {
-            let resets = Resets::of(windows.samples.values);
+            let resets = Resets::of(windows);
             each(&|step, _| rate::extrapolated(windows, step, Some(&resets), function == "rate"));
         }
         "delta" => each(&|step, _| rate::extrapolated(windows, step, None, false)),
         "irate" => each(&|_, samples| rate::last_two(samples, true)),
         "idelta" => each(&|_, samples| rate::last_two(samples, false)),
         "resets" => {
-            let resets = Resets::of(windows.samples.values);
+            let resets = Resets::of(windows);
             each(&|step, _| windows.bounds.get(step).map(|(from, to)| resets.count(*from, *to) as f64));
         }
         "changes" => changes(windows, row),
@@ -150,8 +150,9 @@ fn compute(function: &str, windows: &Windows<'_>, parameter: &dyn Fn(usize, usiz
         "ts_of_first_over_time" => each(&|_, samples| samples.at_ms.first().map(|at_ms| *at_ms as f64 / 1000.0)),
         "ts_of_max_over_time" => each(&|_, samples| time_of(samples, |value, best| value >= best)),
         "ts_of_min_over_time" => each(&|_, samples| time_of(samples, |value, best| value <= best)),
-        "max_over_time" => extremes(windows, row, |a, b| if b > a || a.is_nan() { b } else { a }),
-        "min_over_time" => extremes(windows, row, |a, b| if b < a || a.is_nan() { b } else { a }),
+        // Both ignore NaN, unless there is nothing else.
+        "max_over_time" => extremes(windows, row, f64::max),
+        "min_over_time" => extremes(windows, row, f64::min),
         "sum_over_time" => sums(windows, row),
         "avg_over_time" => averages(windows, row),
         "stddev_over_time" => each(&|_, samples| Some(variance(samples.values).sqrt())),
@@ -203,22 +204,25 @@ fn time_of(samples: Samples<'_>, is_better: impl Fn(f64, f64) -> bool) -> Option
     best.map(|(at_ms, _)| at_ms as f64 / 1000.0)
 }
 
-fn extremes(windows: &Windows<'_>, row: &mut [f64], better: impl Fn(f64, f64) -> f64) {
-    sliding::summaries(
-        windows,
-        |value| value,
-        better,
-        |step, value| {
-            if let Some(result) = row.get_mut(step) {
-                *result = value;
-            }
-        },
-    );
+fn extremes(windows: &Windows<'_>, row: &mut [f64], better: impl Fn(f64, f64) -> f64 + Copy) {
+    let of = |values: &[f64]| {
+        // Four side by side, because each comparison waits for the one before.
+        let (fours, rest) = values.as_chunks::<4>();
+        let mut best = [f64::NAN; 4];
+        for four in fours {
+            best.iter_mut().zip(four).for_each(|(best, value)| *best = better(*best, *value));
+        }
+        best.iter().chain(rest).copied().fold(f64::NAN, better)
+    };
+    sliding::summaries(windows, of, better, |step, value| {
+        if let Some(result) = row.get_mut(step) {
+            *result = value;
+        }
+    });
 }
 
 fn sums(windows: &Windows<'_>, row: &mut [f64]) {
-    let one = |value| Sum { sum: value, lost: 0.0 };
-    sliding::summaries(windows, one, Sum::plus, |step, sum| {
+    sliding::summaries(windows, Sum::of, Sum::plus, |step, sum| {
         if let Some(result) = row.get_mut(step) {
             *result = sum.total();
         }
@@ -226,8 +230,7 @@ fn sums(windows: &Windows<'_>, row: &mut [f64]) {
 }
 
 fn averages(windows: &Windows<'_>, row: &mut [f64]) {
-    let one = |value| Sum { sum: value, lost: 0.0 };
-    sliding::summaries(windows, one, Sum::plus, |step, sum| {
+    sliding::summaries(windows, Sum::of, Sum::plus, |step, sum| {
         let values = windows.at(step).values;
         let count = values.len() as f64;
         if let Some(result) = row.get_mut(step) {
@@ -279,15 +282,43 @@ pub(super) fn quantile(quantile: f64, sorted: &[f64]) -> f64 {
 }
 
 fn quantiles(windows: &Windows<'_>, parameter: &dyn Fn(usize, usize) -> f64, row: &mut [f64]) {
+    if sliding::overlap(windows) {
+        sliding_quantiles(windows, parameter, row);
+        return;
+    }
+    let mut values: Vec<f64> = Vec::new();
+    for (step, result) in row.iter_mut().enumerate() {
+        let window = windows.at(step).values;
+        if !window.is_empty() {
+            values.clear();
+            values.extend_from_slice(window);
+            *result = unsorted_quantile(parameter(0, step), &mut values);
+        }
+    }
+}
+
+/// Returns a quantile of values in any order. It moves them.
+pub(super) fn unsorted_quantile(wanted: f64, values: &mut [f64]) -> f64 {
+    if !(0.0..=1.0).contains(&wanted) || values.is_empty() {
+        return quantile(wanted, values);
+    }
+    let rank = wanted * (values.len() - 1) as f64;
+    let lower = (rank.floor().max(0.0) as usize).min(values.len() - 1);
+    let (_, at_lower, above) = values.select_nth_unstable_by(lower, by_value);
+    let at_upper = above.iter().copied().min_by(by_value).unwrap_or(*at_lower);
+    let weight = rank - rank.floor();
+    *at_lower * (1.0 - weight) + at_upper * weight
+}
+
+/// Computes quantiles of windows that share most of their values: only what left and what came is moved.
+fn sliding_quantiles(windows: &Windows<'_>, parameter: &dyn Fn(usize, usize) -> f64, row: &mut [f64]) {
     let mut sorted: Vec<f64> = Vec::new();
     let (mut known_from, mut known_to) = (0, 0);
-    let is_sliding = sliding::overlap(windows);
     for (step, (result, &(from, to))) in row.iter_mut().zip(windows.bounds).enumerate() {
         if from >= to {
             continue;
         }
-        if is_sliding && from < known_to && known_from < known_to {
-            // Only what left and what came is moved.
+        if from < known_to {
             for value in windows.between(known_from, from).values {
                 let at = sorted.partition_point(|known| by_value(known, value).is_lt());
                 if at < sorted.len() {

@@ -7,9 +7,23 @@ use crate::source::Samples;
 pub(super) struct Resets(Vec<(usize, f64)>);
 
 impl Resets {
-    pub(super) fn of(values: &[f64]) -> Self {
-        let pairs = values.iter().zip(values.iter().skip(1)).enumerate();
-        Self(pairs.filter(|(_, (before, now))| now < before).map(|(at, (before, _))| (at + 1, *before)).collect())
+    /// Finds the falls in the windows' samples.
+    pub(super) fn of(windows: &Windows<'_>) -> Self {
+        let (mut falls, mut looked) = (Vec::new(), 0);
+        for &(from, to) in windows.bounds {
+            // What is between two windows does not matter.
+            let from = from.max(looked);
+            let values = windows.between(from, to).values;
+            // From one on, each is compared with the one before; at the seam of two stretches, too.
+            let before = from.checked_sub(1).filter(|_| from == looked).and_then(|at| windows.samples.values.get(at));
+            let earlier = before.into_iter().chain(values);
+            let later = values.iter().skip(usize::from(before.is_none()));
+            let first = from + usize::from(before.is_none());
+            let fallen = earlier.zip(later).enumerate().filter(|(_, (before, now))| now < before);
+            falls.extend(fallen.map(|(nth, (before, _))| (first + nth, *before)));
+            looked = looked.max(to);
+        }
+        Self(falls)
     }
 
     /// Returns the values before the falls inside of a stretch of samples.

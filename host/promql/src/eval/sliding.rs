@@ -2,55 +2,87 @@
 
 use super::select::Windows;
 
-/// Summarises each window. `one` makes the summary of a sample, `both` that of two neighbouring stretches. Each sample is
-/// read about twice, however many windows hold it: a window is a stretch that was summarised backwards from its end,
-/// and one that grows at its end.
+/// Summarises each window. `of` makes the summary of samples, at least one, `both` that of two neighbouring stretches.
+///
+/// All starts and ends of windows cut the samples into stretches, and each stretch is summarised once. Then a window is
+/// some stretches in a row: those up to a middle, which are summarised backwards from there, and those behind it, whose
+/// summary grows. When a window begins behind the middle, its end becomes the next one. So each stretch takes part in
+/// two summaries or so, however many windows hold it.
 pub(super) fn summaries<T: Copy>(
     windows: &Windows<'_>,
-    one: impl Fn(f64) -> T,
+    of: impl Fn(&[f64]) -> T,
     both: impl Fn(T, T) -> T,
     mut each: impl FnMut(usize, T),
 ) {
-    let values = windows.samples.values;
-    // The summaries of values[at..middle] for each `at`, the last first.
-    let mut front: Vec<T> = Vec::new();
-    let (mut middle, mut end) = (0, 0);
-    let mut back: Option<T> = None;
+    let cuts = cuts(windows.bounds);
+    let stretches: Vec<Option<T>> = cuts
+        .windows(2)
+        .map(|cut| match cut {
+            [from, to] => {
+                let values = windows.samples.values.get(*from..*to).unwrap_or_default();
+                (!values.is_empty()).then(|| of(values))
+            }
+            _ => None,
+        })
+        .collect();
+    let join = |a: Option<T>, b: Option<T>| match (a, b) {
+        (Some(a), Some(b)) => Some(both(a, b)),
+        (a, b) => a.or(b),
+    };
+    // The summaries of stretches[at..middle] for each `at` from the end on.
+    let mut front: Vec<Option<T>> = Vec::new();
+    let (mut middle, mut end, mut back) = (0, 0, None);
+    // The windows' bounds among the cuts: both only grow.
+    let (mut first, mut last) = (0, 0);
     for (step, &(from, to)) in windows.bounds.iter().enumerate() {
         if from >= to {
             continue;
         }
-        if from >= end {
-            // The window has no sample of the one before it.
-            (middle, end) = (from, from);
+        first = place(&cuts, first, from);
+        last = place(&cuts, last, to);
+        if first >= end {
+            // The window has nothing of the one before it.
+            (middle, end, back) = (first, first, None);
             front.clear();
-            back = None;
         }
-        for value in values.get(end..to).unwrap_or_default() {
-            let summary = one(*value);
-            back = Some(back.map_or(summary, |before| both(before, summary)));
+        for stretch in stretches.get(end..last).unwrap_or_default() {
+            back = join(back, *stretch);
         }
-        end = to;
-        if from >= middle {
+        end = last;
+        if first >= middle {
             front.clear();
-            let mut after: Option<T> = None;
-            for value in values.get(from..end).unwrap_or_default().iter().rev() {
-                let summary = one(*value);
-                let summary = after.map_or(summary, |after| both(summary, after));
-                front.push(summary);
-                after = Some(summary);
+            let mut after = None;
+            for stretch in stretches.get(first..end).unwrap_or_default().iter().rev() {
+                after = join(*stretch, after);
+                front.push(after);
             }
-            middle = end;
-            back = None;
+            (middle, back) = (end, None);
         }
-        let of_front = (middle - from).checked_sub(1).and_then(|at| front.get(at)).copied();
-        let summary = match (of_front, back) {
-            (Some(front), Some(back)) => both(front, back),
-            (Some(only), None) | (None, Some(only)) => only,
-            (None, None) => continue,
-        };
-        each(step, summary);
+        let of_front = (middle - first).checked_sub(1).and_then(|at| front.get(at)).copied().flatten();
+        if let Some(summary) = join(of_front, back) {
+            each(step, summary);
+        }
     }
+}
+
+/// Returns all starts and ends of windows, ascending, each once.
+fn cuts(bounds: &[(usize, usize)]) -> Vec<usize> {
+    let mut cuts: Vec<usize> = Vec::with_capacity(bounds.len() * 2);
+    let mut ends = bounds.iter().filter(|(from, to)| from < to).map(|(_, to)| *to).peekable();
+    for (from, _) in bounds.iter().filter(|(from, to)| from < to) {
+        while let Some(end) = ends.next_if(|end| end <= from) {
+            cuts.push(end);
+        }
+        cuts.push(*from);
+    }
+    cuts.extend(ends);
+    cuts.dedup();
+    cuts
+}
+
+/// Returns the place of a cut, from one on.
+fn place(cuts: &[usize], from: usize, cut: usize) -> usize {
+    from + cuts.get(from..).unwrap_or_default().iter().take_while(|known| **known < cut).count()
 }
 
 /// Returns whether most samples of a window are also in the next one.

@@ -1,5 +1,4 @@
-//! Sums of numbers of very different sizes, with the digits that each addition loses (Kahan's sum, improved by
-//! Neumaier).
+//! Sums of numbers of very different sizes, with the digits that each addition loses (Kahan's sum).
 
 /// A sum, and what its additions lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -7,6 +6,9 @@ pub(super) struct Sum {
     pub(super) sum: f64,
     pub(super) lost: f64,
 }
+
+/// So many numbers are summed in parts.
+const MANY: usize = 64;
 
 /// The mean of numbers. It is their sum divided by their number, as long as the sum is finite; else each number changes
 /// the mean.
@@ -21,24 +23,39 @@ impl Sum {
     #[inline]
     pub(super) fn add(self, number: f64) -> Self {
         let sum = self.sum + number;
-        let lost = if sum.is_infinite() {
-            0.0
-        } else if self.sum.abs() >= number.abs() {
-            self.lost + ((self.sum - sum) + number)
-        } else {
-            self.lost + ((number - sum) + self.sum)
-        };
-        Self { sum, lost }
+        // What was really added, and what each of the two lost. (Kahan and Neumaier ask which of them is larger; Knuth's
+        // form gives the same without a branch.)
+        let added = sum - self.sum;
+        let lost = self.lost + ((self.sum - (sum - added)) + (number - added));
+        Self { sum, lost: if sum.is_infinite() { 0.0 } else { lost } }
+    }
+
+    /// Returns the sum of numbers.
+    pub(super) fn of(numbers: &[f64]) -> Self {
+        let one_by_one = |numbers: &[f64]| numbers.iter().fold(Self::default(), |sum, number| sum.add(*number));
+        if numbers.len() < MANY {
+            return one_by_one(numbers);
+        }
+        // Each addition waits for the one before: so four quarters are summed side by side.
+        let quarter = numbers.len() / 4;
+        let (first, rest) = numbers.split_at(quarter);
+        let (second, rest) = rest.split_at(quarter);
+        let (third, rest) = rest.split_at(quarter);
+        let (fourth, rest) = rest.split_at(quarter);
+        let mut sums = [Self::default(); 4];
+        for (((a, b), c), d) in first.iter().zip(second).zip(third).zip(fourth) {
+            let [of_first, of_second, of_third, of_fourth] = sums;
+            sums = [of_first.add(*a), of_second.add(*b), of_third.add(*c), of_fourth.add(*d)];
+        }
+        let [a, b, c, d] = sums;
+        a.plus(b).plus(c).plus(d).plus(one_by_one(rest))
     }
 
     /// Adds two sums.
     #[inline]
     pub(super) fn plus(self, other: Self) -> Self {
-        let mut both = self.add(other.sum);
-        if !both.sum.is_infinite() {
-            both.lost += other.lost;
-        }
-        both
+        let both = self.add(other.sum);
+        if both.sum.is_infinite() { both } else { Self { lost: both.lost + other.lost, ..both } }
     }
 
     #[inline]

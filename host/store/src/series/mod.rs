@@ -4,10 +4,12 @@
 //!   are, so blocks, files, retention and the limits on memory are the same.
 //! * `packed_labels`: the label sets of a frame's columns, in memory and in files.
 //! * `index`: finds series by their labels. `symbols`: the texts of labels, each once; `postings`: lists of series.
-//! * [`LabelMatcher`]: a condition on one label. [`SeriesSelection`]: what a search found, and its samples.
+//! * [`LabelMatcher`]: a condition on one label. [`SeriesSelection`]: what a search found, and its samples;
+//!   `ahead`: unpacks them on several threads.
 //!
 //! A series ends where its frame has a row without its value, or when its frame has no row for three intervals.
 
+mod ahead;
 mod group;
 mod index;
 mod matcher;
@@ -24,5 +26,6 @@ pub(crate) use packed_labels::PackedLabels;
 pub use group::{GroupKey, LabelsTooLong, SeriesGroup, SeriesHandle, TickReport};
 pub use matcher::{LabelMatcher, LabelValues};
 pub use selection::{
-    FoundSeries, ReadingScale, STALE, SelectedSeries, SeriesColumn, SeriesSamples, SeriesSelection, in_order, is_stale,
+    FoundSeries, ReadingScale, STALE, SelectedSeries, SeriesColumn, SeriesSamples, SeriesSelection, VisitSamples,
+    in_order, is_stale,
 };

@@ -1,5 +1,6 @@
 //! The samples of the series that a search found.
 
+use super::ahead::make_in_order;
 use crate::Frame;
 use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
@@ -194,43 +195,95 @@ impl SeriesSelection {
     }
 
     /// Passes the samples of each series in a window to `visit`: the number of the series, the times and the values.
-    /// Each block is unpacked once, and series that are recorded together come together. About `most` samples are held
-    /// at a time, or those of one series.
+    /// Each block is unpacked once, and series that are recorded together come together. `most` samples are
+    /// unpacked at a time, or those of one series; some such parts are held.
     ///
     /// A series that ends in the window has a [`STALE`] sample where it ends: at the first row without its value, or
     /// when no row comes for three intervals. Further such samples can follow. The error of `visit` ends the visit.
-    pub fn visit<E>(
-        &self,
-        window: Range<i64>,
-        most: usize,
-        visit: &mut dyn FnMut(usize, &[i64], &[f64]) -> Result<(), E>,
+    pub fn visit<E>(&self, window: Range<i64>, most: usize, visit: &mut VisitSamples<'_, E>) -> Result<(), E> {
+        let frames = self.by_frame();
+        let mut parts: Vec<FramePart<'_>> = Vec::new();
+        let mut samples = 0;
+        for frame in &frames {
+            let rows = frame.frame.rows_in(&window).max(1);
+            samples += rows.saturating_mul(frame.columns.len());
+            let at_once = (most / rows).max(1);
+            let columns = frame.columns.chunks(at_once).zip(frame.scales.chunks(at_once));
+            parts.extend(columns.zip(frame.series.chunks(at_once)).map(|((columns, scales), series)| FramePart {
+                frame: &frame.frame,
+                columns,
+                scales,
+                series,
+            }));
+        }
+        let mut joined = JoinedSeries { columns: &self.columns, unfinished: HashMap::new() };
+        let mut take = |part: &FramePart<'_>, read: PartSamples| joined.take(part, read, visit);
+        if samples >= AHEAD_FROM {
+            let read = |nth: usize| parts.get(nth).map(|part| part.read(&window)).unwrap_or_default();
+            return make_in_order(parts.len(), &read, &mut |nth, read| match parts.get(nth) {
+                Some(part) => take(part, read),
+                None => Ok(()),
+            });
+        }
+        parts.iter().try_for_each(|part| take(part, part.read(&window)))
+    }
+}
+
+/// Takes the number of a series, the times of its samples and their values.
+pub type VisitSamples<'a, E> = dyn FnMut(usize, &[i64], &[f64]) -> Result<(), E> + 'a;
+
+/// From so many samples on, several threads unpack them.
+const AHEAD_FROM: usize = 1 << 17;
+
+/// Some columns of a frame, and the series that they are of.
+struct FramePart<'a> {
+    frame: &'a Arc<Frame>,
+    columns: &'a [usize],
+    scales: &'a [ReadingScale],
+    series: &'a [usize],
+}
+
+/// Times, and values of each column at these times.
+type PartSamples = (Vec<i64>, Vec<Vec<f64>>);
+
+impl FramePart<'_> {
+    fn read(&self, window: &Range<i64>) -> PartSamples {
+        let (mut at_ms, mut values) = self.frame.rows(self.columns, window.clone());
+        end_where_pauses(&mut at_ms, &mut values, self.frame.stale_after_ms(), window.end);
+        values.iter_mut().zip(self.scales).for_each(|(values, scale)| scale.convert(values));
+        (at_ms, values)
+    }
+}
+
+/// Joins the samples of series that are in several frames.
+struct JoinedSeries<'a> {
+    /// The columns of each series.
+    columns: &'a [Vec<SeriesColumn>],
+    /// The samples of series so far, with the number of frames that they are from.
+    unfinished: HashMap<usize, (usize, SeriesSamples)>,
+}
+
+impl JoinedSeries<'_> {
+    fn take<E>(
+        &mut self,
+        part: &FramePart<'_>,
+        (at_ms, values): PartSamples,
+        visit: &mut VisitSamples<'_, E>,
     ) -> Result<(), E> {
-        // The samples of series that are in several frames.
-        let mut joined: HashMap<usize, (usize, SeriesSamples)> = HashMap::new();
-        let frames_of = |series: usize| self.columns.get(series).map_or(0, Vec::len);
-        for frame in &self.by_frame() {
-            let at_once = (most / frame.frame.rows_in(&window).max(1)).max(1);
-            let columns =
-                frame.columns.chunks(at_once).zip(frame.scales.chunks(at_once)).zip(frame.series.chunks(at_once));
-            for ((columns, scales), series) in columns {
-                let (mut at_ms, mut values) = frame.frame.rows(columns, window.clone());
-                end_where_pauses(&mut at_ms, &mut values, frame.frame.stale_after_ms(), window.end);
-                for ((nth, scale), values) in series.iter().zip(scales).zip(&mut values) {
-                    scale.convert(values);
-                    if frames_of(*nth) == 1 {
-                        visit(*nth, &at_ms, values)?;
-                        continue;
-                    }
-                    let (seen, samples) = joined.entry(*nth).or_default();
-                    let mut of_frame = SeriesSamples { at_ms: at_ms.clone(), values: std::mem::take(values) };
-                    of_frame.normalize();
-                    samples.append(&mut of_frame);
-                    *seen += 1;
-                    if *seen == frames_of(*nth) {
-                        let (_, samples) = joined.remove(nth).unwrap_or_default();
-                        visit(*nth, &samples.at_ms, &samples.values)?;
-                    }
-                }
+        for (nth, values) in part.series.iter().zip(values) {
+            let frames = self.columns.get(*nth).map_or(0, Vec::len);
+            if frames == 1 {
+                visit(*nth, &at_ms, &values)?;
+                continue;
+            }
+            let (seen, samples) = self.unfinished.entry(*nth).or_default();
+            let mut of_frame = SeriesSamples { at_ms: at_ms.clone(), values };
+            of_frame.normalize();
+            samples.append(&mut of_frame);
+            *seen += 1;
+            if *seen == frames {
+                let (_, samples) = self.unfinished.remove(nth).unwrap_or_default();
+                visit(*nth, &samples.at_ms, &samples.values)?;
             }
         }
         Ok(())
