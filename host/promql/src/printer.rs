@@ -1,7 +1,8 @@
 //! Writes expressions as Prometheus does.
 
 use crate::ast::{
-    Cardinality, Expr, ExprKind, FixedTime, Grouping, Length, LengthKind, Matching, MatchingLabels, Modifiers, Selector,
+    BinaryOperator, Cardinality, Expr, ExprKind, FixedTime, Grouping, Length, LengthKind, Matching, MatchingLabels,
+    Modifiers, Selector,
 };
 use crate::matcher::{MatchOperator, Matcher};
 use crate::number;
@@ -40,11 +41,21 @@ impl Display for Expr {
             ExprKind::Unary { is_negative, expr } => write!(f, "{}{expr}", if *is_negative { '-' } else { '+' }),
             ExprKind::Binary { operator, is_bool, left, right, matching } => {
                 let bool = if *is_bool { " bool" } else { "" };
-                write!(f, "{left} {}{bool}{matching} {right}", operator.as_str())
+                match base(*operator, left) {
+                    Some(base) => f.write_str(base)?,
+                    None => write!(f, "{left}")?,
+                }
+                write!(f, " {}{bool}{matching} {right}", operator.as_str())
             }
             ExprKind::Parentheses(expr) => write!(f, "({expr})"),
         }
     }
+}
+
+/// Returns how the base of a power is written if it is infinite: the sign of `+Inf` would be that of the whole power.
+fn base(operator: BinaryOperator, left: &Expr) -> Option<&'static str> {
+    let is_infinite = matches!(left.kind, ExprKind::Number { value: f64::INFINITY, .. });
+    (operator == BinaryOperator::Power && is_infinite).then_some("Inf")
 }
 
 /// Longer expressions are written on several lines.
@@ -65,7 +76,11 @@ impl Expr {
         match &self.kind {
             ExprKind::Binary { operator, is_bool, left, right, matching } => {
                 let bool = if *is_bool { " bool" } else { "" };
-                let (left, right) = (left.indented(depth + 1), right.indented(depth + 1));
+                let left = match base(*operator, left) {
+                    Some(base) => format!("{indent}  {base}"),
+                    None => left.indented(depth + 1),
+                };
+                let right = right.indented(depth + 1);
                 format!("{left}\n{indent}{}{bool}{matching}\n{right}", operator.as_str())
             }
             ExprKind::Call { function, arguments } => {

@@ -22,6 +22,8 @@ fn expressions_are_printed_as_they_were_meant() {
         ("1e-7", "0.0000001"),
         ("5m", "5m"),
         ("Inf", "+Inf"),
+        ("x + Inf", "x + +Inf"),
+        ("x - Inf ^ y", "x - Inf ^ y"),
         ("'a\\'b'", r#""a'b""#),
         ("up", "up"),
         ("{__name__='up'}", r#"{__name__="up"}"#),

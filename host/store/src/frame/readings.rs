@@ -94,9 +94,12 @@ impl Frame {
 
     /// Returns the rows of a window, ascending in time: their times, and the readings of each wanted column.
     pub(crate) fn rows(&self, columns: &[usize], window: Range<i64>) -> (Vec<i64>, Vec<Vec<f64>>) {
-        let mut all = Piece::default();
+        let rows = self.rows_in(&window);
+        let mut all = Piece {
+            at_ms: Vec::with_capacity(rows),
+            columns: columns.iter().map(|_| Vec::with_capacity(rows)).collect(),
+        };
         self.readings(columns, window, |piece| all.append(piece));
-        all.columns.resize(columns.len(), Vec::new());
         (all.at_ms, all.columns)
     }
 
@@ -131,10 +134,6 @@ impl Frame {
 impl Piece {
     /// Appends later rows.
     fn append(&mut self, mut later: Self) {
-        if self.at_ms.is_empty() {
-            *self = later;
-            return;
-        }
         self.at_ms.append(&mut later.at_ms);
         self.columns.iter_mut().zip(&mut later.columns).for_each(|(column, later)| column.append(later));
     }
