@@ -42,6 +42,12 @@ fn instances_are_compared_in_one_chart_and_a_workload_is_summed() {
 }
 
 #[test]
+fn an_expression_is_completed_checked_and_shown_as_a_chart_or_a_table() {
+    let host = demo();
+    Browser::start("explore", &url(&host), &[]).passes();
+}
+
+#[test]
 fn a_page_recovers_when_the_host_is_killed_and_starts_again() {
     let host = demo();
     let mut browser = Browser::start("restart", &url(&host), &["web-0"]);

@@ -46,7 +46,7 @@ fn history_is_asked_in_promql_as_a_prometheus_has_it_that_scrapes_the_host() {
         assert!(exposed.contains(&format!("\n{name}{{")), "{name}");
         assert_eq!(series["metric"]["zone"], "a");
     }
-    until_some(&host, "sum by (instance) (rate(dropsonde_polls_total[1m])) > 0 or vector(0)");
+    until_some(&host, "sum by (instance) (rate(dropsonde_plugin_polls_total[1m])) > 0");
     until_some(&host, "up == 1");
     until_some(&host, "histogram_quantile(0.5, rate(verbs_seconds_bucket[1m]))");
     // A range has the values of each step, and a series that has ended has none.
@@ -350,7 +350,7 @@ fn values_are_those_of_a_prometheus_that_scrapes_the_host() {
         assert!((ours - theirs).abs() <= 1e-9 * theirs.abs(), "{expression}: {ours} {theirs}");
     }
     // Once a tick: five in a second.
-    let ticks = "sum(rate(dropsonde_polls_total{sampler='verbs'}[5s])) or sum(rate(dropsonde_plugin_polls_total{plugin='verbs'}[5s]))";
+    let ticks = "sum(rate(dropsonde_plugin_polls_total{plugin='verbs'}[5s]))";
     prometheus.until(ticks, |rate| (3.0..7.0).contains(&rate));
     host.until(&instant(ticks), |answer| {
         let value = answer.json()["data"]["result"][0]["value"][1].as_str().and_then(|value| value.parse::<f64>().ok());

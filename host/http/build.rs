@@ -4,8 +4,11 @@
 //! Each file gets one name without folders (`lib/api.js` is `lib-api.js`), the imports in it get these names, and it is
 //! compressed. All files together have one version, a hash of their content: it is part of their addresses, so that a
 //! browser can keep them for ever.
+//!
+//! What `app.js` imports, and what that imports, is loaded with the page; what is named by `import('…')`, when a view
+//! needs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
@@ -24,6 +27,7 @@ const BROTLI_WINDOW: i32 = 22;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new("dashboard");
     let mut files = BTreeMap::new();
+    let mut imports = BTreeMap::new();
     for folder in FOLDERS {
         println!("cargo::rerun-if-changed={}", root.join(folder).display());
         for entry in fs::read_dir(root.join(folder))? {
@@ -35,10 +39,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             let inside = path.strip_prefix(root)?;
             let text = fs::read_to_string(&path)?;
             let text = if folder == &"vendor" { text } else { without_comments(&text) };
-            let text = if inside.extension().is_some_and(|end| end == "css") { text } else { imported(&text, inside)? };
+            let is_style = inside.extension().is_some_and(|end| end == "css");
+            let (text, modules) = if is_style { (text, Vec::new()) } else { imported(&text, inside)? };
             files.insert(flat(inside), text);
+            imports.insert(flat(inside), modules);
         }
     }
+    let with_page = reached(&imports, "app.js");
     let mut version = blake3::Hasher::new();
     for (name, text) in &files {
         version.update(name.as_bytes()).update(&text.len().to_le_bytes()).update(text.as_bytes());
@@ -61,7 +68,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let bytes = |end: &str| format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}{end}\"))");
         writeln!(
             table,
-            "    Asset {{ name: {name:?}, kind: {kind:?}, plain: {}, gzip: {}, brotli: {} }},",
+            "    Asset {{ name: {name:?}, kind: {kind:?}, is_with_page: {}, plain: {}, gzip: {}, brotli: {} }},",
+            with_page.contains(name),
             bytes(""),
             bytes(".gz"),
             bytes(".br")
@@ -101,12 +109,14 @@ fn without_comments(text: &str) -> String {
     rest
 }
 
-/// Replaces what a module imports: each file has its name without folders.
-fn imported(text: &str, inside: &Path) -> Result<String, Box<dyn Error>> {
+/// Replaces what a module imports: each file has its name without folders. Returns the names that are loaded with it.
+fn imported(text: &str, inside: &Path) -> Result<(String, Vec<String>), Box<dyn Error>> {
+    const LATER: &str = "import(";
     let mut rest = text;
     let mut done = String::with_capacity(text.len());
-    while let Some(at) = rest.find("from") {
-        let (before, after) = rest.split_at(at + "from".len());
+    let mut modules = Vec::new();
+    while let Some((at, word)) = ["from", LATER].iter().filter_map(|word| Some((rest.find(word)?, *word))).min() {
+        let (before, after) = rest.split_at(at + word.len());
         done.push_str(before);
         rest = after;
         let open = after.trim_start_matches(' ');
@@ -116,11 +126,26 @@ fn imported(text: &str, inside: &Path) -> Result<String, Box<dyn Error>> {
         if !Path::new("dashboard").join(&file).is_file() {
             return Err(format!("{} imports {specifier}, which is no file", inside.display()).into());
         }
-        write!(done, " {quote}./{}{quote}", flat(&file))?;
+        let name = flat(&file);
+        write!(done, "{quote}./{name}{quote}")?;
         rest = tail;
+        if word != LATER {
+            modules.push(name);
+        }
     }
     done.push_str(rest);
-    Ok(done)
+    Ok((done, modules))
+}
+
+/// Returns a module, the modules that it imports, and so on.
+fn reached(imports: &BTreeMap<String, Vec<String>>, first: &str) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    let mut next = vec![first.to_owned()];
+    while let Some(name) = next.pop() {
+        next.extend(imports.get(&name).into_iter().flatten().filter(|name| !all.contains(*name)).cloned());
+        all.insert(name);
+    }
+    all
 }
 
 /// Returns the file that an import names. None: the text is no import.

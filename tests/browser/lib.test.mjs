@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { choicesOf, commonOf, contextOf, mistakeOf, seriesText, stepsOf } from '../../host/http/dashboard/lib/expression.js';
 import { columns, summary, usualStep } from '../../host/http/dashboard/lib/series.js';
 import { axisSteps, chartsOf, duration, fieldsOf, formatted, title } from '../../host/http/dashboard/lib/units.js';
 
@@ -9,7 +10,7 @@ const at = (seconds) => new Date(seconds * 1000).toISOString();
 
 test('values are written with the unit of their field', () => {
   const written = [
-    ['cpu_percent', 12.34, '12.3 %'], ['hit_rate_pct', 99.5, '99.5 %'], ['error_rate', 0.25, '0.25 %'],
+    ['cpu_percent', 12.34, '12.3 %'], ['hit_rate_pct', 99.5, '99.5 %'], ['error_rate', 0.25, '0.25 %'], ['cpu_ratio', 0.123, '12.3 %'],
     ['memory_used_mb', 512, '512 MiB'], ['memory_used_mb', 24106, '23.5 GiB'], ['memory_used_mb', 0.5, '512 KiB'],
     ['network_rx_bytes_per_sec', 2048, '2 KiB/s'], ['requests_per_sec', 1411, '1411/s'], ['requests_per_sec', 20000, '20 k/s'],
     ['latency_p95_ms', 13.84, '13.8 ms'], ['latency_p95_ms', 1500, '1.5 s'], ['uptime_seconds', 7200, '2 h'],
@@ -56,4 +57,47 @@ test('axes of bytes have steps that are round in their unit', () => {
   assert.ok(steps.includes(256) && steps.includes(1024) && steps.includes(0.5));
   assert.ok(steps.every((step, nth) => nth === 0 || step > steps[nth - 1]));
   assert.ok(axisSteps('latency_p95_ms').includes(100));
+});
+
+test('what can stand at the cursor of an expression is known', () => {
+  const kinds = [
+    ['', 'name', ''], ['ra', 'name', 'ra'], ['sum(ra', 'name', 'ra'], ['sum by (wo', 'label', 'wo'], ['sum by (a, ', 'label', ''],
+    ['a * on (x) group_left(', 'label', ''], ['up{', 'label', ''], ['up{job="a", in', 'label', 'in'], ['up{job=', 'none', ''],
+    ['up{job="we', 'value', 'we'], ["up{job=~'", 'value', ''], ['up{job="a\\"b', 'value', 'a\\"b'], ['label_replace(up, "a', 'none', 'a'],
+    ['rate(x[', 'duration', ''], ['rate(x[5', 'duration', '5'], ['1 + 5', 'none', '5'], ['up # what', 'none', ''], ['up{job="}"} + r', 'name', 'r'],
+  ];
+  for (const [text, kind, word] of kinds) {
+    const found = contextOf(text);
+    assert.deepEqual([found.kind, found.word, found.from], [kind, word, text.length - word.length], text);
+  }
+  const { metric, label } = contextOf('sum(up{job="a", instance=~"');
+  assert.deepEqual([metric, label], ['up', 'instance']);
+});
+
+test('completions that begin with the word come first, and are written as the language wants them', () => {
+  const known = { metrics: [{ name: 'rated_total', what: 'counter' }, { name: 'operate', what: 'gauge' }, { name: 'my.rate', what: '' }], functions: [{ name: 'rate', what: '' }, { name: 'irate', what: '' }], operators: ['+', 'sum'], listed: ['job', 'my label', 'say "hi"'] };
+  const inserted = (text) => choicesOf(contextOf(text), known).map(({ insert }) => insert);
+  assert.deepEqual(inserted('rat'), ['rate(', 'rated_total', 'irate(', 'operate', '{"my.rate"}']);
+  assert.deepEqual([inserted(''), inserted('su'), inserted('group_l')], [[], ['sum'], ['group_left']]);
+  assert.deepEqual([inserted('up{jo'), inserted('sum by (jo'), inserted('up{lab')], [['job="'], ['job'], ['"my label"="']]);
+  assert.deepEqual(inserted('up{job="hi'), ['say \\"hi\\""']);
+  assert.deepEqual(inserted('rate(x[5'), ['5m', '15m']);
+});
+
+test('a mistake is marked where the host says that it is', () => {
+  const said = (place) => `invalid parameter "query": ${place}: parse error: no such function`;
+  assert.deepEqual(mistakeOf('sum(rat(x))', said('1:5')), { from: 4, to: 7, message: 'no such function' });
+  assert.deepEqual(mistakeOf('"😀" +\n  rat(x)', said('2:3')), { from: 9, to: 12, message: 'no such function' });
+  // The host counts a character of two units as one.
+  assert.equal(mistakeOf('"😀" + )', said('1:7')).from, 7);
+  assert.deepEqual(mistakeOf('sum(', said('1:5')), { from: 4, to: 4, message: 'no such function' });
+  assert.equal(mistakeOf('sum(', 'the host does not answer'), undefined);
+});
+
+test('a chart asks for whole steps, and its series differ in what their names say', () => {
+  assert.deepEqual(stepsOf(1003, 4603, 400), { start: 1000, end: 4600, step: 10 });
+  assert.deepEqual(stepsOf(0, 86_400 * 800, 400), { start: 0, end: 86_400 * 800, step: 2 * 86_400 });
+  const all = [{ __name__: 'up', job: 'a', id: '1' }, { __name__: 'up', job: 'a', id: '"2"' }];
+  assert.deepEqual(all.map((one) => seriesText(one, commonOf(all))), ['{id="1"}', '{id="\\"2\\""}']);
+  assert.deepEqual([seriesText(all[0]), seriesText({}), seriesText({ __name__: 'up' })], ['up{job="a", id="1"}', '{}', 'up']);
 });

@@ -39,7 +39,7 @@ async function open(options = {}) {
   page.on('pageerror', (error) => troubles.push(`the page failed: ${error.stack}`));
   page.on('console', (message) => {
     const isExpected = isAway && /Failed to load resource|ERR_/.test(message.text());
-    const isRefusal = /status of (401|422|409)/.test(message.text());
+    const isRefusal = /status of (400|401|422|409)/.test(message.text());
     if (message.type() === 'error' && !isExpected && !isRefusal) troubles.push(`the console says: ${message.text()}`);
   });
   page.on('request', (request) => {

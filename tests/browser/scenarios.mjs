@@ -115,6 +115,60 @@ export async function compare({ open, url, args: ids, isAccessible }) {
   await chart(page, 'CPU, together').locator('.legend', { hasText: 'web together' }).waitFor();
 }
 
+export async function explore({ open, url, isAccessible }) {
+  const page = await open();
+  await page.goto(url);
+  await rows(page).first().waitFor();
+  await page.keyboard.press('e');
+  const field = page.getByRole('combobox', { name: 'Expression' });
+  // Every example shows something.
+  for (const nth of [0, 1, 2]) {
+    await page.goto(`${url}/#/explore`);
+    await page.locator('.examples button').nth(nth).click();
+    await page.locator('figure.chart canvas').waitFor();
+  }
+  const offered = (text) => page.getByRole('option', { name: text });
+  // A metric, a label and a value are completed with the keyboard alone.
+  await field.fill('');
+  await field.pressSequentially('cpu_ra');
+  await offered('dropsonde_sample_cpu_ratio').waitFor();
+  await page.keyboard.press('Tab');
+  await page.keyboard.type('{i');
+  await offered('id label').waitFor();
+  await page.keyboard.press('Tab');
+  await page.keyboard.type('web-');
+  await offered('web-0').waitFor();
+  await page.keyboard.press('ArrowDown');
+  await isAccessible(page);
+  await page.keyboard.press('Enter');
+  await page.keyboard.type('}');
+  assert.match(await field.inputValue(), /^dropsonde_sample_cpu_ratio\{id="web-\d+"\}$/);
+  await page.keyboard.press('Enter');
+  await page.waitForURL(/explore\?expr=dropsonde_sample_cpu_ratio/);
+  const figure = page.locator('figure.chart');
+  await figure.locator('canvas').waitFor();
+  await figure.getByText('Values', { exact: true }).click();
+  await figure.locator('tbody tr').first().waitFor();
+  // A mistake has a line where it is, while it is typed.
+  await field.fill('sum(ratte(up[5m]))');
+  await page.locator('.mirror u', { hasText: /^ratte$/ }).waitFor();
+  await page.getByRole('status').filter({ hasText: 'ratte' }).waitFor();
+  await isAccessible(page);
+  // The address has the expression and the table: a colleague sees the same.
+  await field.fill('topk(3, dropsonde_sample_cpu_ratio)');
+  await page.getByRole('button', { name: 'Run' }).click();
+  await page.getByRole('button', { name: 'Table' }).click();
+  await until(page, () => document.querySelectorAll('table.series tbody tr').length === 3);
+  await isAccessible(page);
+  const other = await open();
+  await other.goto(page.url());
+  await until(other, () => document.querySelectorAll('table.series tbody tr').length === 3);
+  // The first expression is at hand again.
+  await page.getByText('Earlier expressions').click();
+  await page.locator('.earlier').getByRole('button', { name: /^dropsonde_sample_cpu_ratio/ }).click();
+  await until(page, () => document.querySelectorAll('table.series tbody tr').length === 1);
+}
+
 export async function restart({ open, url, args: [id], turn, away }) {
   const page = await open();
   await page.goto(`${url}/#/instance/${id}?range=30m`);
@@ -186,7 +240,7 @@ export async function narrow({ open, url, args: [id], isAccessible }) {
   await page.goto(url);
   await rows(page).first().waitFor();
   await fits('the list');
-  for (const [view, text] of [[`instance/${id}`, 'CPU'], ['application', 'Channels'], ['plugins', 'procfs'], ['plugins/procfs', 'Grants'], ['system', 'Shared pools'], [`compare?instance=${id}`, 'CPU']]) {
+  for (const [view, text] of [[`instance/${id}`, 'CPU'], ['application', 'Channels'], ['explore?expr=up', 'up'], ['explore?expr=up&show=table', 'value'], ['plugins', 'procfs'], ['plugins/procfs', 'Grants'], ['system', 'Shared pools'], [`compare?instance=${id}`, 'CPU']]) {
     await page.goto(`${url}/#/${view}`);
     await page.getByText(text, { exact: true }).first().waitFor();
     await fits(view);

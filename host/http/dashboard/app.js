@@ -13,6 +13,7 @@ import { Overview } from './views/overview.js';
 import { Plugins } from './views/plugins.js';
 import { System } from './views/system.js';
 import { State, loggedIn } from './parts/common.js';
+import { Later } from './parts/later.js';
 
 const SHELL_MS = 10_000;
 
@@ -20,6 +21,7 @@ const KEYS = [
   ['/', 'search instances'],
   ['i', 'instances'],
   ['a', 'application'],
+  ['e', 'explore'],
   ['p', 'plugins'],
   ['s', 'system'],
   ['t', 'light, dark, or as the system prefers'],
@@ -32,9 +34,12 @@ const KEYS = [
 const VIEWS = [
   ['Instances', []],
   ['Application', ['application']],
+  ['Explore', ['explore']],
   ['Plugins', ['plugins']],
   ['System', ['system']],
 ];
+
+const loadExplore = () => import('./views/explore.js');
 
 /** Whether the user logged in; the cookie itself is not for scripts. */
 const hasSession = 'session' in document.getElementById('app').dataset;
@@ -50,6 +55,8 @@ function view({ parts, params }, intervals) {
       return ['Instances', html`<${Compare} params=${params} />`];
     case 'application':
       return ['Application', html`<${Application} params=${params} />`];
+    case 'explore':
+      return ['Explore', html`<${Later} load=${loadExplore} name="Explore" params=${params} />`];
     case 'plugins':
       return ['Plugins', html`<${Plugins} key=${parts[1]} name=${parts[1]} />`];
     case 'system':
@@ -116,6 +123,7 @@ function App() {
         },
         i: () => go(link([])),
         a: () => go(link(['application'])),
+        e: () => go(link(['explore'])),
         p: () => go(link(['plugins'])),
         s: () => go(link(['system'])),
         t: switchTheme,

@@ -140,6 +140,7 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         send("/api/v1/parse_query", promql::parse_query),
         ask("/api/v1/rules", promql::rules),
         ask("/api/v1/alerts", promql::alerts),
+        ask("/api/v1/features", promql::features),
         ask("/api/v1/status/buildinfo", promql::buildinfo),
         get("/telemetry/hosts", READ, host_history::hosts),
         get("/telemetry/history", READ, host_history::history).taking(&["host", "range"]),

@@ -269,6 +269,25 @@ impl ValueType {
 // === impl BinaryOperator ===
 
 impl BinaryOperator {
+    pub const ALL: [Self; 16] = [
+        Self::Add,
+        Self::Subtract,
+        Self::Multiply,
+        Self::Divide,
+        Self::Modulo,
+        Self::Power,
+        Self::Atan2,
+        Self::Equal,
+        Self::NotEqual,
+        Self::Greater,
+        Self::Less,
+        Self::GreaterOrEqual,
+        Self::LessOrEqual,
+        Self::And,
+        Self::Or,
+        Self::Unless,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Add => "+",

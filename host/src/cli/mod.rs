@@ -92,7 +92,7 @@ enum Command {
     ///
     /// Examples:
     ///   dropsonde query 'topk(5, dropsonde_sample_memory_used_bytes)'
-    ///   dropsonde query 'sum(rate(dropsonde_polls_total[5m]))' --range 6h --step 1m
+    ///   dropsonde query 'sum(rate(dropsonde_plugin_polls_total[5m]))' --range 6h --step 1m
     #[command(verbatim_doc_comment)]
     Query(QueryArgs),
     /// Print a page of the handbook, or the list of pages

@@ -88,17 +88,25 @@ async function request(url, options) {
 /** How long an answer may take. A host that is gone without a word would be waited for much longer. */
 const PATIENCE_MS = 15_000;
 
-/** Gets JSON. */
-export async function get(url, signal) {
-  const patience = AbortSignal.timeout(PATIENCE_MS);
+/** The same for a query, whose time the host limits. */
+const QUERY_PATIENCE_MS = 150_000;
+
+async function json(url, signal, patienceMs, options) {
+  const patience = AbortSignal.timeout(patienceMs);
   try {
-    const answer = await request(url, { signal: signal ? AbortSignal.any([signal, patience]) : patience, headers: { accept: 'application/json' } });
+    const answer = await request(url, { ...options, signal: signal ? AbortSignal.any([signal, patience]) : patience, headers: { accept: 'application/json' } });
     return await answer.json();
   } catch (error) {
     if (signal?.aborted || error instanceof RequestError) throw error;
     throw new RequestError(0, 'the host does not answer');
   }
 }
+
+/** Gets JSON. */
+export const get = (url, signal) => json(url, signal, PATIENCE_MS);
+
+/** Asks the query API of Prometheus with a form, in which an expression may be long. Returns `{data, warnings, infos}`. */
+export const ask = (url, form, signal) => json(url, signal, QUERY_PATIENCE_MS, { method: 'POST', body: new URLSearchParams(form) });
 
 /** Sends a change, with the admin token. Returns the JSON of the answer, if it has any. */
 export async function change(method, url, body, type) {

@@ -38,8 +38,14 @@ export function colour(name, share = 1) {
 }
 
 /** Colours of lines, told apart also by people who see few colours; each has its own dashes, too. */
-export const LINES = ['line-1', 'line-2', 'line-3', 'line-4', 'line-5', 'line-6'];
-export const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4]];
+const LINES = ['line-1', 'line-2', 'line-3', 'line-4', 'line-5', 'line-6'];
+const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4]];
+
+/** Returns the colour and the dashes of a line; no two of the first 36 have the same. */
+export const lineLook = (nth) => [LINES[nth % LINES.length], DASHES[(nth + Math.floor(nth / LINES.length)) % DASHES.length]];
+
+/** The look of a limit that another line has. */
+export const LIMIT_LOOK = ['line-limit', [6, 6]];
 
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', tellAll);
 apply();

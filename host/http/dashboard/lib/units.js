@@ -13,6 +13,7 @@ const ENDINGS = [
   ['_per_sec', { scale: SCALES.count, after: '/s', factor: 1 }],
   ['_percent', { unit: '%' }],
   ['_pct', { unit: '%' }],
+  ['_ratio', { unit: '%', factor: 100 }],
   ['_bytes', { scale: SCALES.bytes, after: '', factor: 1 }],
   ['_mb', { scale: SCALES.bytes, after: '', factor: 1 << 20 }],
   ['_seconds', { isTime: true, factor: 1 }],
@@ -67,7 +68,7 @@ export function duration(seconds) {
 export function formatted(field, value) {
   if (value === undefined || value === null) return '–';
   const known = ending(field);
-  if (known.unit) return `${digits(value)} ${known.unit}`;
+  if (known.unit) return `${digits(value * (known.factor ?? 1))} ${known.unit}`;
   return known.isTime ? duration(value * known.factor) : scaled(value, known);
 }
 
@@ -84,8 +85,9 @@ export function title(field) {
 /** Returns what the vertical axis of a field's chart begins and ends at: percentages that fit have the whole range. */
 export function axisRange(field, least, most) {
   if (least === null || most === null) return [0, 1];
-  const isShare = ending(field).unit === '%';
-  if (isShare && least >= 0 && most <= 100) return [0, most > 50 ? 100 : Math.max(1, most * 1.2)];
+  const { unit, factor = 1 } = ending(field);
+  const whole = 100 / factor;
+  if (unit === '%' && least >= 0 && most <= whole) return [0, most > whole / 2 ? whole : Math.max(whole / 100, most * 1.2)];
   const room = (most - Math.min(0, least)) * 0.08 || 1;
   return [Math.min(0, least < 0 ? least - room : 0), most + room];
 }

@@ -4,7 +4,7 @@ import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from '../
 import { axisRange, axisSteps, formatted } from '../lib/units.js';
 import { axisTime, dateInZone, isUtc, timeText } from '../lib/time.js';
 import { summary } from '../lib/series.js';
-import { LINES, DASHES, colour, watchTheme } from '../lib/theme.js';
+import { LIMIT_LOOK, colour, lineLook, watchTheme } from '../lib/theme.js';
 
 /** Rows of a chart's table. */
 const MOST_ROWS = 500;
@@ -22,9 +22,8 @@ function looks(lines) {
   const series = [{}];
   const bands = [];
   lines.forEach(({ label, table, isLimit }, nth) => {
-    const name = isLimit ? 'line-limit' : LINES[nth % LINES.length];
+    const [name, dash] = isLimit ? LIMIT_LOOK : lineLook(nth);
     const stroke = colour(name);
-    const dash = isLimit ? [6, 6] : DASHES[nth % DASHES.length];
     series.push({ label, stroke, dash, width: 1.5, points: { show: pointsShown, filter: lonely, size: 5, fill: stroke } });
     if (table.length > 2) {
       const edge = { stroke: 'transparent', width: 0, points: { show: false } };
@@ -124,8 +123,9 @@ function Legend({ lines, field, at, rows }) {
       const value = isThere ? rows[columns[nth]]?.[at] : summary(line.table)?.latest;
       const band = isThere && line.table.length > 2 ? [rows[columns[nth] + 1][at], rows[columns[nth] + 2][at]] : [];
       const hasBand = band[0] !== undefined && band[0] !== null && band[0] !== band[1];
+      const [look, dash] = line.isLimit ? LIMIT_LOOK : lineLook(nth);
       return html`<span>
-        <svg class="key" viewBox="0 0 24 8" aria-hidden="true"><path class=${line.isLimit ? 'line-limit' : LINES[nth % LINES.length]} d="M0 4H24" stroke-dasharray=${(line.isLimit ? [6, 6] : DASHES[nth % DASHES.length]).join(' ')} /></svg>
+        <svg class="key" viewBox="0 0 24 8" aria-hidden="true"><path class=${look} d="M0 4H24" stroke-dasharray=${dash.join(' ')} /></svg>
         ${line.label || (line.table.length > 2 ? 'mean' : 'value')} <b>${formatted(field, value)}</b>
         ${hasBand && html`<small> ${formatted(field, band[0])} – ${formatted(field, band[1])}</small>`}
       </span>`;

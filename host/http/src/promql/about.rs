@@ -9,6 +9,8 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use dropsonde_engine::series;
+use dropsonde_promql::functions::FUNCTIONS;
+use dropsonde_promql::{AggregationOperator, BinaryOperator};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -56,7 +58,8 @@ pub(crate) async fn exemplars(
 ) -> Result<Response, Response> {
     let asked = async {
         let parameters = Parameters::of(&app, &caller.peer, request).await?;
-        (parameters.time("start")?, parameters.time("end")?);
+        parameters.time("start")?;
+        parameters.time("end")?;
         Ok(success(&json!([]), &[]))
     };
     asked.await.map_err(|failure: Failure| failure.into_response())
@@ -70,6 +73,19 @@ pub(crate) async fn rules() -> Response {
 /// Answers with no alerts: there are none.
 pub(crate) async fn alerts() -> Response {
     success(&json!({ "alerts": [] }), &[])
+}
+
+/// Answers with the functions and operators of the language, and whether each can be used here.
+pub(crate) async fn features(State(app): AppState) -> Response {
+    let experimental = app.engine.options.load().query.experimental;
+    let functions: BTreeMap<_, _> =
+        FUNCTIONS.iter().map(|function| (function.name, experimental || !function.is_experimental)).collect();
+    let aggregations = AggregationOperator::ALL
+        .iter()
+        .map(|operator| (operator.as_str(), experimental || !operator.is_experimental()));
+    let operators: BTreeMap<_, _> =
+        BinaryOperator::ALL.iter().map(|operator| (operator.as_str(), true)).chain(aggregations).collect();
+    success(&json!({ "promql_functions": functions, "promql_operators": operators }), &[])
 }
 
 pub(crate) async fn buildinfo() -> Response {

@@ -12,7 +12,7 @@ use dropsonde_promql::{
     Cardinality, Expr, ExprKind, FixedTime, Grouping, LengthKind, Matcher, MatchingLabels, Modifiers, ParseOptions,
     QueryError, Selector, ValueType, number, parse,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Answers with an expression, written so that it is easy to read.
 pub(crate) async fn format_query(
@@ -56,23 +56,22 @@ fn tree(expr: &Expr) -> Value {
             json!({ "type": "unaryExpr", "op": if *is_negative { "-" } else { "+" }, "expr": tree(expr) })
         }
         ExprKind::Selector { selector, modifiers } => {
-            let mut node = selected("vectorSelector", selector);
-            moved(&mut node, modifiers);
-            node
+            Value::Object(with_modifiers(selected("vectorSelector", selector), modifiers))
         }
         ExprKind::Range { selector, range, modifiers } => {
-            let mut node = selected("matrixSelector", selector);
-            moved(&mut node, modifiers);
-            node["range"] = milliseconds(&range.kind).into();
-            node
+            let mut node = with_modifiers(selected("matrixSelector", selector), modifiers);
+            node.insert("range".into(), milliseconds(&range.kind).into());
+            Value::Object(node)
         }
         ExprKind::Subquery { expr, range, step, modifiers } => {
             let step = step.as_ref().map_or(0, |step| milliseconds(&step.kind));
-            let mut node = json!({
-                "type": "subquery", "expr": tree(expr), "range": milliseconds(&range.kind), "step": step,
-            });
-            moved(&mut node, modifiers);
-            node
+            let node = object([
+                ("type", "subquery".into()),
+                ("expr", tree(expr)),
+                ("range", milliseconds(&range.kind).into()),
+                ("step", step.into()),
+            ]);
+            Value::Object(with_modifiers(node, modifiers))
         }
         ExprKind::Call { function, arguments } => {
             let variadic = match function.more {
@@ -112,9 +111,15 @@ fn tree(expr: &Expr) -> Value {
                 MatchingLabels::On(labels) => (labels, true),
                 MatchingLabels::Ignoring(labels) => (labels, false),
             };
-            let mut how = json!({ "card": card, "labels": labels, "on": is_on, "include": include });
+            let mut how = object([
+                ("card", card.into()),
+                ("labels", labels.clone().into()),
+                ("on", is_on.into()),
+                ("include", include.clone().into()),
+            ]);
             if matching.fill_left.is_some() || matching.fill_right.is_some() {
-                how["fillValues"] = json!({ "lhs": matching.fill_left, "rhs": matching.fill_right });
+                let values = json!({ "lhs": matching.fill_left, "rhs": matching.fill_right });
+                how.insert("fillValues".into(), values);
             }
             json!({
                 "type": "binaryExpr", "op": operator.as_str(), "lhs": tree(left), "rhs": tree(right),
@@ -124,7 +129,11 @@ fn tree(expr: &Expr) -> Value {
     }
 }
 
-fn selected(kind: &str, selector: &Selector) -> Value {
+fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn selected(kind: &str, selector: &Selector) -> Map<String, Value> {
     // A name before the braces is the last matcher in Prometheus.
     let is_name = |matcher: &&Matcher| selector.name.is_some() && matcher.name == "__name__";
     let (named, others): (Vec<_>, Vec<_>) = selector.matchers.iter().partition(is_name);
@@ -132,21 +141,23 @@ fn selected(kind: &str, selector: &Selector) -> Value {
         .into_iter()
         .chain(named)
         .map(|matcher| json!({ "name": matcher.name, "type": matcher.operator.as_str(), "value": matcher.value }));
-    json!({
-        "type": kind, "name": selector.name.as_deref().unwrap_or_default(), "matchers": matchers.collect::<Vec<_>>(),
-    })
+    object([
+        ("type", kind.into()),
+        ("name", selector.name.as_deref().unwrap_or_default().into()),
+        ("matchers", matchers.collect()),
+    ])
 }
 
-fn moved(node: &mut Value, modifiers: &Modifiers) {
-    node["offset"] = modifiers.offset.as_ref().map_or(0, |offset| milliseconds(&offset.kind)).into();
+fn with_modifiers(mut node: Map<String, Value>, modifiers: &Modifiers) -> Map<String, Value> {
+    let offset_ms = modifiers.offset.as_ref().map_or(0, |offset| milliseconds(&offset.kind));
     let (at_ms, name) = match modifiers.time {
         Some(FixedTime::At(at_ms)) => (Some(at_ms), None),
         Some(FixedTime::Start) => (None, Some("start")),
         Some(FixedTime::End) => (None, Some("end")),
         None => (None, None),
     };
-    node["timestamp"] = at_ms.into();
-    node["startOrEnd"] = name.into();
+    node.extend(object([("offset", offset_ms.into()), ("timestamp", at_ms.into()), ("startOrEnd", name.into())]));
+    node
 }
 
 /// Returns a length that is written as a number or a duration; 0 for one that depends on the query.

@@ -2,7 +2,7 @@
 //!
 //! * `parameters`: what a request asks, in its query string or its form. `failure`: error answers.
 //! * `evaluate`: `query` and `query_range`. `value_json`: writes values as Prometheus does.
-//! * `series`: the lists of series, labels and values. `about`: metadata, rules, alerts, exemplars, the build.
+//! * `series`: the lists of series, labels and values. `about`: metadata, rules, alerts, exemplars, features.
 //! * `expression`: expressions as texts and as trees.
 
 mod about;
@@ -13,7 +13,7 @@ mod parameters;
 mod series;
 mod value_json;
 
-pub(crate) use about::{alerts, buildinfo, exemplars, metadata, rules};
+pub(crate) use about::{alerts, buildinfo, exemplars, features, metadata, rules};
 pub(crate) use evaluate::{instant, range};
 pub(crate) use expression::{format_query, parse_query};
 pub(crate) use series::{label_names, label_values, series};

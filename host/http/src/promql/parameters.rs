@@ -91,7 +91,7 @@ fn time(text: &str) -> Option<i64> {
 /// Reads a duration: seconds, or a text such as `1m30s`.
 fn duration(text: &str) -> Option<i64> {
     if let Ok(seconds) = text.parse::<f64>() {
-        return (seconds.is_finite() && seconds.abs() < LATEST).then(|| (seconds * 1000.0) as i64);
+        return (seconds.is_finite() && seconds.abs() < LATEST).then_some((seconds * 1000.0) as i64);
     }
     dropsonde_promql::duration_ms(text)
 }
