@@ -154,6 +154,8 @@ export async function explore({ open, url, isAccessible }) {
   await page.locator('.mirror u', { hasText: /^ratte$/ }).waitFor();
   await page.getByRole('status').filter({ hasText: 'ratte' }).waitFor();
   await isAccessible(page);
+  await page.keyboard.press('Enter');
+  await page.waitForURL(/ratte/);
   // The address has the expression and the table: a colleague sees the same.
   await field.fill('topk(3, dropsonde_sample_cpu_ratio)');
   await page.getByRole('button', { name: 'Run' }).click();
@@ -165,6 +167,7 @@ export async function explore({ open, url, isAccessible }) {
   await until(other, () => document.querySelectorAll('table.series tbody tr').length === 3);
   // The first expression is at hand again.
   await page.getByText('Earlier expressions').click();
+  assert.equal(await page.locator('.earlier li', { hasText: 'ratte' }).count(), 0);
   await page.locator('.earlier').getByRole('button', { name: /^dropsonde_sample_cpu_ratio/ }).click();
   await until(page, () => document.querySelectorAll('table.series tbody tr').length === 1);
 }

@@ -1,6 +1,6 @@
 // What Explore asks the host: names for completion, mistakes in an expression, and its values.
 
-import { useEffect, useState } from './html.js';
+import { useEffect, useRef, useState } from './html.js';
 import { ask, get, hostNow, path, query } from './api.js';
 import { whenShown } from './polled.js';
 import { stepsOf } from './expression.js';
@@ -82,11 +82,12 @@ export function useChecked(text) {
 /**
  * Computes an expression, and again as time goes on. `isTable`: its values at the end of the window, else those in it.
  *
- * Returns `{data, warnings, infos, error, isAsking, steps}`. After an error, the values are what was there before.
+ * Returns `{data, warnings, infos, error, isAsking, steps, again}`. After an error, the values are what was there before.
  */
 export function useAnswer(expr, shown, isTable) {
   const key = JSON.stringify([expr, shown, isTable]);
   const [known, setKnown] = useState({});
+  const asked = useRef(() => {});
   useEffect(() => {
     if (!expr) return undefined;
     const controller = new AbortController();
@@ -113,6 +114,7 @@ export function useAnswer(expr, shown, isTable) {
       }
       if (!shown.isFixed) timer = setTimeout(run, isTable ? LEAST_MS : Math.max(LEAST_MS, steps.step * 1000));
     };
+    asked.current = run;
     const end = whenShown(run);
     run();
     return () => {
@@ -123,5 +125,5 @@ export function useAnswer(expr, shown, isTable) {
   }, [key]);
   // While another window of the same expression is under way, the old one stays on the screen.
   const isSame = known.expr === expr && known.isTable === isTable;
-  return { ...(isSame && known), isAsking: !!expr && known.key !== key };
+  return { ...(isSame && known), isAsking: !!expr && known.key !== key, again: () => asked.current() };
 }

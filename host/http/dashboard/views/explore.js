@@ -73,7 +73,7 @@ function Earlier({ onChoose }) {
   };
   return html`<details class="earlier" open=${isOpen} onToggle=${(event) => setOpen(event.currentTarget.open)}>
     <summary>Earlier expressions</summary>
-    ${isOpen && kept.length === 0 && html`<p class="quiet">None yet. Those that you run are kept in this browser.</p>`}
+    ${isOpen && kept.length === 0 && html`<p class="quiet">None yet. Those that are answered are kept in this browser.</p>`}
     <ul>${kept.map((one) => html`<li><button onClick=${() => onChoose(one)}><code>${one}</code></button></li>`)}</ul>
     ${kept.length > 0 && html`<button onClick=${forget}>Forget them</button>`}
   </details>`;
@@ -104,9 +104,13 @@ export function Explore({ params }) {
   const run = (next) => {
     const wanted = next.trim();
     setText(wanted);
-    if (wanted) keepQuery(wanted);
-    if (wanted !== expr) setParams({ expr: wanted }, false);
+    if (wanted === expr) answer.again();
+    else setParams({ expr: wanted }, false);
   };
+  const isAnswered = !!answer.data && !answer.error;
+  useEffect(() => {
+    if (isAnswered) keepQuery(expr);
+  }, [expr, isAnswered]);
   const results = answer.data && seriesOf(answer.data);
   const isMistake = answer.error && mistakeOf(expr, answer.error.message);
   return html`<section class="explore-view">
