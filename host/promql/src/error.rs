@@ -1,6 +1,9 @@
 use std::fmt;
 use std::ops::Range;
 
+/// Characters of a message.
+const LONGEST_MESSAGE: usize = 400;
+
 /// A mistake in a text, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ParseError {
@@ -17,7 +20,13 @@ impl ParseError {
         let before = text.get(..at.start).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Self { at, line, column, message: message.into() }
+        let mut message = message.into();
+        // The text may be as long as a client likes.
+        if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
+        Self { at, line, column, message }
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::regex;
+use crate::regex::{self, Allowance};
 use ::regex::bytes::Regex;
 
 /// How a matcher compares.
@@ -40,10 +40,20 @@ impl Matcher {
 
     /// Makes a matcher. Fails if the value should be a regular expression and is none; the error says why.
     pub fn new(name: impl Into<String>, operator: MatchOperator, value: impl Into<String>) -> Result<Self, String> {
+        Self::within(name, operator, value, &mut Allowance::default())
+    }
+
+    /// Makes one of several matchers in a text.
+    pub(crate) fn within(
+        name: impl Into<String>,
+        operator: MatchOperator,
+        value: impl Into<String>,
+        allowance: &mut Allowance,
+    ) -> Result<Self, String> {
         let value = value.into();
         let pattern = match operator {
             MatchOperator::Equal | MatchOperator::NotEqual => ValuePattern::AnyOf(vec![value.clone()]),
-            MatchOperator::Regex | MatchOperator::NotRegex => regex::pattern(&value)?,
+            MatchOperator::Regex | MatchOperator::NotRegex => regex::pattern(&value, allowance)?,
         };
         Ok(Self { name: name.into(), operator, value, pattern })
     }

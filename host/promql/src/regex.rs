@@ -8,19 +8,42 @@ use std::fmt::Write as _;
 /// The largest number of repetitions in braces.
 const MOST_REPETITIONS: u32 = 1000;
 
-/// The most bytes that a compiled expression may take.
+/// The bytes that a compiled expression usually needs at most, and may take at most.
+const USUAL: usize = 64 << 10;
 const LARGEST: usize = 1 << 20;
+
+/// The bytes of the states that an expression keeps while it is matched.
+const LARGEST_CACHE: usize = 256 << 10;
+
+/// The same of all expressions in one text. What is small as a text can be large when it is compiled.
+const LARGEST_TOGETHER: usize = 8 << 20;
+
+/// Characters of an expression that an error shows.
+const LONGEST_SHOWN: usize = 100;
+
+/// Characters behind a bracket that are looked at to know what it begins.
+const AHEAD: usize = 64;
+
+/// What the expressions of one text may still take when they are compiled.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowance(usize);
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self(LARGEST_TOGETHER)
+    }
+}
 
 /// Returns the values that an expression matches. Expressions that are a list of texts, or a text with `.*` behind it,
 /// need no test of each value.
-pub(crate) fn pattern(expression: &str) -> Result<ValuePattern, String> {
+pub(crate) fn pattern(expression: &str, allowance: &mut Allowance) -> Result<ValuePattern, String> {
     if let Some(texts) = expression.split('|').map(literal).collect::<Option<Vec<_>>>() {
         return Ok(ValuePattern::AnyOf(texts));
     }
     if let Some(start) = expression.strip_suffix(".*").and_then(literal) {
         return Ok(ValuePattern::BeginsWith(start));
     }
-    compile(expression).map(ValuePattern::Regex)
+    compile(expression, allowance).map(ValuePattern::Regex)
 }
 
 /// Returns the text that an expression without operators matches.
@@ -38,14 +61,30 @@ fn literal(expression: &str) -> Option<String> {
 }
 
 /// Compiles an expression that must match a value as a whole.
-pub(crate) fn compile(expression: &str) -> Result<Regex, String> {
-    let translated = translated(expression)?;
-    RegexBuilder::new(&format!("^(?s:{translated})$")).size_limit(LARGEST).build().map_err(|error| {
+pub(crate) fn compile(expression: &str, allowance: &mut Allowance) -> Result<Regex, String> {
+    let translated = format!("^(?s:{})$", translated(expression)?);
+    let build = |size: usize| RegexBuilder::new(&translated).size_limit(size).dfa_size_limit(LARGEST_CACHE).build();
+    let (built, size) = match build(USUAL) {
+        Err(regex::Error::CompiledTooBig(_)) if allowance.0 >= LARGEST => (build(LARGEST), LARGEST),
+        built => (built, USUAL),
+    };
+    let left = allowance.0.checked_sub(size).ok_or("the regular expressions are too large together")?;
+    *allowance = Allowance(left);
+    built.map_err(|error| {
         let error = error.to_string();
         // The last line of a syntax error says what is wrong; the others show an expression that nobody wrote.
         let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        format!("invalid regular expression {expression:?}: {why}")
+        invalid(expression, why)
     })
+}
+
+/// Returns the error of an expression, with its beginning if it is long.
+fn invalid(expression: &str, why: &str) -> String {
+    let mut shown: String = expression.chars().take(LONGEST_SHOWN).collect();
+    if shown.len() < expression.len() {
+        shown.push('…');
+    }
+    format!("invalid regular expression {shown:?}: {why}")
 }
 
 /// Translates what RE2 and Rust's `regex` understand differently: classes such as `\d` are ASCII in RE2, `\Q…\E` quotes,
@@ -63,12 +102,11 @@ fn translated(expression: &str) -> Result<String, String> {
         match c {
             '\\' => match chars.next() {
                 Some('Q') => {
-                    let rest: String = chars.clone().collect();
-                    let (quoted, behind) = rest.split_once("\\E").unwrap_or((&rest, ""));
-                    out.push_str(&regex::escape(quoted));
-                    let behind = behind.chars().count();
-                    while chars.clone().count() > behind {
-                        chars.next();
+                    while let Some(c) = chars.next() {
+                        if c == '\\' && chars.next_if_eq(&'E').is_some() {
+                            break;
+                        }
+                        out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4])));
                     }
                 }
                 Some('E') if !is_in_set => {}
@@ -134,25 +172,25 @@ fn translated(expression: &str) -> Result<String, String> {
             '*' | '+' | '?' if !is_in_set => {
                 match before {
                     Some(false) if c == '?' => repeated = Some(true),
-                    Some(_) => return Err(format!("invalid regular expression {expression:?}: repeated repetition")),
+                    Some(_) => return Err(invalid(expression, "repeated repetition")),
                     // Behind `(` a question mark begins a group with options.
                     None if c == '?' && begins_group => {
-                        if !is_known_group(&chars.clone().collect::<String>()) {
-                            return Err(format!("invalid regular expression {expression:?}: unknown group"));
+                        if !is_known_group(&chars.clone().take(AHEAD).collect::<String>()) {
+                            return Err(invalid(expression, "unknown group"));
                         }
                     }
                     None => repeated = Some(false),
                 }
                 out.push(c);
             }
-            '{' if !is_in_set => match repetition(&chars.clone().collect::<String>()) {
+            '{' if !is_in_set => match repetition(&chars.clone().take(AHEAD).collect::<String>()) {
                 Some((bounds, length)) => {
                     if before.is_some() {
-                        return Err(format!("invalid regular expression {expression:?}: repeated repetition"));
+                        return Err(invalid(expression, "repeated repetition"));
                     }
                     if bounds.iter().any(|bound| *bound > MOST_REPETITIONS) {
                         let why = format!("more than {MOST_REPETITIONS} repetitions");
-                        return Err(format!("invalid regular expression {expression:?}: {why}"));
+                        return Err(invalid(expression, &why));
                     }
                     out.push('{');
                     out.extend(chars.by_ref().take(length));
@@ -198,7 +236,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn matches(expression: &str, value: &str) -> bool {
-        pattern(expression).unwrap_or_else(|why| panic!("{why}")).has(value)
+        pattern(expression, &mut Allowance::default()).unwrap_or_else(|why| panic!("{why}")).has(value)
+    }
+
+    #[test]
+    fn expressions_together_may_be_compiled_to_some_megabytes() {
+        let mut allowance = Allowance::default();
+        // A million characters are too large by themselves.
+        assert!(compile("(?:a.{1000}){1000}", &mut allowance).is_err());
+        let large = "a.{1000}";
+        let count = (0..1000).take_while(|_| compile(large, &mut allowance).is_ok()).count();
+        assert!((5..10).contains(&count), "{count}");
+        let mut allowance = Allowance::default();
+        let count = (0..1000).take_while(|_| compile("a.+b", &mut allowance).is_ok()).count();
+        assert!((100..=128).contains(&count), "{count}");
+        assert!(compile("a.+b", &mut allowance).unwrap_err().contains("too large together"));
     }
 
     #[test]
@@ -248,16 +300,16 @@ mod tests {
             "a**", "a+*", "x{1001}", "x{2}{3}", "(", "a)", "[a", r"\1", "*", "a??*", "(?x)a", "(?=a)", "(?<!a)b",
             "(?u)a",
         ] {
-            assert!(pattern(expression).is_err(), "{expression}");
+            assert!(pattern(expression, &mut Allowance::default()).is_err(), "{expression}");
         }
-        let why = pattern("(").unwrap_err();
+        let why = pattern("(", &mut Allowance::default()).unwrap_err();
         assert_eq!(why, "invalid regular expression \"(\": unclosed group");
     }
 
     proptest! {
         #[test]
         fn any_expression_is_compiled_or_refused(expression in r"[a-c.*+?|(){}\[\]\\^$&~,0-9:QEdwsb-]{0,16}", value in "[a-c]{0,3}") {
-            if let Ok(pattern) = pattern(&expression) {
+            if let Ok(pattern) = pattern(&expression, &mut Allowance::default()) {
                 let _ = pattern.has(&value);
             }
         }
@@ -268,7 +320,7 @@ mod tests {
             expression in r"[ab]{0,2}(\|[ab\\.]{0,2}){0,2}(\.\*)?",
             value in "[ab.]{0,3}",
         ) {
-            if let (Ok(pattern), Ok(regex)) = (pattern(&expression), compile(&expression)) {
+            if let (Ok(pattern), Ok(regex)) = (pattern(&expression, &mut Allowance::default()), compile(&expression, &mut Allowance::default())) {
                 prop_assert_eq!(pattern.has(&value), regex.is_match(value.as_bytes()));
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::error::ParseError;
 use crate::quoted;
+use crate::regex::Allowance;
 use std::ops::Range;
 
 #[derive(Clone)]
@@ -10,11 +11,12 @@ pub(crate) struct Text<'a> {
     pub(crate) at: usize,
     /// Where the last token ended.
     pub(crate) end: usize,
+    pub(crate) allowance: Allowance,
 }
 
 impl<'a> Text<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, at: 0, end: 0 }
+        Self { text, at: 0, end: 0, allowance: Allowance::default() }
     }
 
     pub(crate) fn rest(&self) -> &'a str {

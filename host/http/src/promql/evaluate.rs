@@ -134,7 +134,6 @@ async fn evaluate(
     let options = app.engine.options.load().query.clone();
     let began = Instant::now();
     let until = began + timeout;
-    let expr = parse(&text, ParseOptions { experimental: options.experimental }).map_err(QueryError::Parse)?;
     let share = ClientShare { peer: peer.id(), most: options.concurrency.div_ceil(2) };
     let turn = app.evaluations.wait(1, options.concurrency, Some(share), timeout).await;
     let turn =
@@ -146,6 +145,7 @@ async fn evaluate(
     let held = memory.clone();
     let work = move || {
         let _turn = turn;
+        let expr = parse(&text, ParseOptions { experimental: options.experimental }).map_err(QueryError::Parse)?;
         let usual_ms = i64::try_from(options.lookback.get().as_millis()).unwrap_or(i64::MAX);
         let settings = Settings {
             lookback_ms: lookback_ms.filter(|lookback_ms| *lookback_ms > 0).unwrap_or(usual_ms),

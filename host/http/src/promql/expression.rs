@@ -3,6 +3,8 @@
 use super::failure::Failure;
 use super::parameters::Parameters;
 use super::success;
+use crate::blocking::query;
+use crate::peer::Peer;
 use crate::{App, AppState, CallerExtension};
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -22,7 +24,7 @@ pub(crate) async fn format_query(
 ) -> Result<Response, Response> {
     let asked = async {
         let parameters = Parameters::of(&app, &caller.peer, request).await?;
-        Ok(success(&parsed(&app, &parameters)?.pretty(), &[]))
+        Ok(success(&parsed(&app, &caller.peer, &parameters).await?.pretty(), &[]))
     };
     asked.await.map_err(|failure: Failure| failure.into_response())
 }
@@ -35,14 +37,16 @@ pub(crate) async fn parse_query(
 ) -> Result<Response, Response> {
     let asked = async {
         let parameters = Parameters::of(&app, &caller.peer, request).await?;
-        Ok(success(&tree(&parsed(&app, &parameters)?), &[]))
+        Ok(success(&tree(&parsed(&app, &caller.peer, &parameters).await?), &[]))
     };
     asked.await.map_err(|failure: Failure| failure.into_response())
 }
 
-fn parsed(app: &App, parameters: &Parameters) -> Result<Expr, Failure> {
+/// Parses the expression off the server's threads: a long one takes a while.
+async fn parsed(app: &App, peer: &Peer, parameters: &Parameters) -> Result<Expr, Failure> {
     let experimental = app.engine.options.load().query.experimental;
-    let expr = parse(parameters.required("query")?, ParseOptions { experimental });
+    let text = parameters.required("query")?.to_owned();
+    let expr = query(app, peer, move || parse(&text, ParseOptions { experimental })).await?;
     Ok(expr.map_err(QueryError::Parse)?)
 }
 

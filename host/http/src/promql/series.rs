@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use dropsonde_engine::series::{self, PromqlSource};
 use dropsonde_model::Labels;
-use dropsonde_promql::{Matcher, QueryError, parse_selector};
+use dropsonde_promql::{Matcher, QueryError, parse_selectors};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,9 +34,10 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(parameters: &Parameters) -> Result<Self, Failure> {
-        let parse = |text: &str| parse_selector(text).map_err(|why| Failure::invalid(MATCH, why));
-        let selectors = parameters.all(MATCH).map(parse).collect::<Result<_, _>>()?;
+    async fn of(app: &Arc<App>, peer: &Peer, parameters: &Parameters) -> Result<Self, Failure> {
+        let texts: Vec<String> = parameters.all(MATCH).map(str::to_owned).collect();
+        let selectors = query(app, peer, move || parse_selectors(texts.iter().map(String::as_str))).await?;
+        let selectors = selectors.map_err(|why| Failure::invalid(MATCH, why))?;
         let since_ms = parameters.time("start")?.unwrap_or(i64::MIN);
         let until_ms = parameters.time("end")?.map_or(i64::MAX, |end_ms| end_ms.saturating_add(1));
         if until_ms <= since_ms {
@@ -90,7 +91,7 @@ pub(crate) async fn series(
     request: Request,
 ) -> Result<Response, Response> {
     let listed = async {
-        let wanted = Wanted::of(&Parameters::of(&app, &caller.peer, request).await?)?;
+        let wanted = Wanted::of(&app, &caller.peer, &Parameters::of(&app, &caller.peer, request).await?).await?;
         if wanted.selectors.is_empty() {
             return Err(Failure::bad_data("no match[] parameter provided"));
         }
@@ -108,7 +109,7 @@ pub(crate) async fn label_names(
     request: Request,
 ) -> Result<Response, Response> {
     let listed = async {
-        let wanted = Wanted::of(&Parameters::of(&app, &caller.peer, request).await?)?;
+        let wanted = Wanted::of(&app, &caller.peer, &Parameters::of(&app, &caller.peer, request).await?).await?;
         let names: BTreeSet<String> = if wanted.selectors.is_empty() {
             let shared = app.clone();
             let mut names = query(&app, &caller.peer, move || series::label_names(&shared.engine)).await?;
@@ -134,7 +135,7 @@ pub(crate) async fn label_values(
 ) -> Result<Response, Response> {
     let listed = async {
         let name = unescaped(&name).ok_or_else(|| Failure::bad_data(format!("invalid label name: {name:?}")))?;
-        let wanted = Wanted::of(&Parameters::of(&app, &caller.peer, request).await?)?;
+        let wanted = Wanted::of(&app, &caller.peer, &Parameters::of(&app, &caller.peer, request).await?).await?;
         let values: BTreeSet<String> = if wanted.selectors.is_empty() {
             let shared = app.clone();
             let values = move || {

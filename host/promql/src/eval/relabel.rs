@@ -4,7 +4,7 @@ use super::Context;
 use super::matrix::{Grid, Matrix, with_label};
 use super::plan::Node;
 use crate::annotations::Annotations;
-use crate::regex;
+use crate::regex::{self, Allowance};
 use crate::source::QueryError;
 use dropsonde_model::Labels;
 use dropsonde_model::labels::NAME;
@@ -32,7 +32,8 @@ impl Context<'_> {
         let second = second.text().unwrap_or_default();
         let replaced: Box<Replaced<'_>> = match (function, sources) {
             ("label_replace", [source, expression]) => {
-                let regex = regex::compile(expression.text().unwrap_or_default()).map_err(QueryError::Execution)?;
+                let regex = regex::compile(expression.text().unwrap_or_default(), &mut Allowance::default())
+                    .map_err(QueryError::Execution)?;
                 let source = source.text().unwrap_or_default();
                 Box::new(move |labels| {
                     let captures = regex.captures(labels.get(source).unwrap_or_default().as_bytes())?;

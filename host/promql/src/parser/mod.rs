@@ -7,7 +7,7 @@ mod duration;
 mod selector;
 mod types;
 
-pub use selector::parse_selector;
+pub use selector::{parse_selector, parse_selectors};
 
 use crate::ast::{
     AggregationOperator, BinaryOperator, Cardinality, Expr, ExprKind, FixedTime, Grouping, Length, LengthKind,

@@ -3,6 +3,7 @@
 use crate::ast::Selector;
 use crate::error::ParseError;
 use crate::matcher::{MatchOperator, Matcher};
+use crate::regex::Allowance;
 use crate::text::Text;
 use dropsonde_model::labels::NAME;
 
@@ -10,7 +11,17 @@ use dropsonde_model::labels::NAME;
 /// letters, digits, `_` and `:` are in quotes inside the braces. At least one matcher must not match the empty value,
 /// so that nobody selects all series by mistake.
 pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
-    let mut reader = Text::new(text);
+    selector(text, &mut Allowance::default())
+}
+
+/// Parses several selectors, whose regular expressions have one limit together.
+pub fn parse_selectors<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<Vec<Matcher>>, ParseError> {
+    let mut allowance = Allowance::default();
+    texts.into_iter().map(|text| selector(text, &mut allowance)).collect()
+}
+
+fn selector(text: &str, allowance: &mut Allowance) -> Result<Vec<Matcher>, ParseError> {
+    let mut reader = Text { allowance: allowance.clone(), ..Text::new(text) };
     reader.skip_blanks();
     let name = Some(reader.word(true).to_owned()).filter(|name| !name.is_empty());
     reader.advance(name.as_ref().map_or(0, String::len));
@@ -23,6 +34,7 @@ pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
         return Err(reader.expected("the end of the selector"));
     }
     check(&reader, &selector, 0)?;
+    *allowance = reader.allowance;
     Ok(selector.matchers)
 }
 
@@ -49,7 +61,8 @@ pub(super) fn in_braces(text: &mut Text<'_>, name: Option<String>, start: usize)
             Some(operator) => {
                 let from = text.at;
                 let value = text.string()?;
-                Matcher::new(label, operator, value).map_err(|why| text.error(from..text.end, why))?
+                Matcher::within(label, operator, value, &mut text.allowance)
+                    .map_err(|why| text.error(from..text.end, why))?
             }
             // A string alone is the name of the metric.
             None if is_quoted => Matcher::equal(NAME, label),

@@ -15,6 +15,21 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
+fn an_error_is_short_however_long_the_expression_is() {
+    let long = "a".repeat(100_000);
+    for text in [format!("{long}(x)"), format!("x[{long}]"), format!("x{{a=~'({long}'}}"), format!("x {long}")] {
+        assert!(refused(&text).len() < 500, "{}", refused(&text));
+    }
+}
+
+#[test]
+fn the_regular_expressions_of_an_expression_have_one_limit() {
+    let matchers: String = (0..200).map(|nth| format!("a=~'b.+{nth}',")).collect();
+    let why = refused(&format!("up{{{matchers}}}"));
+    assert!(why.ends_with("the regular expressions are too large together"), "{why}");
+}
+
+#[test]
 fn expressions_are_printed_as_they_were_meant() {
     for (text, expected) in [
         ("1", "1"),
