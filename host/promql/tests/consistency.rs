@@ -190,6 +190,26 @@ fn at_most(most: usize) -> Option<MemoryGrant> {
 }
 
 #[test]
+fn labels_cannot_be_made_longer_without_end() {
+    let mut source = MemorySource::new();
+    source.push(&Labels::from([("__name__", "x"), ("a", "0123456789")]), 0, 1.0);
+    let doubled = |inner: String| format!("label_replace({inner}, 'a', '$1$1', 'a', '(.*)')");
+    let joined = |inner: String| format!("label_join({inner}, 'a', '-', 'a', 'a')");
+    for double in [doubled as fn(String) -> String, joined] {
+        let text = |times: usize| (0..times).fold("x".to_owned(), |inner, _| double(inner));
+        let run = |text: &str, limits: &Limits<'_>| {
+            let expr = parse(text, ParseOptions::default()).unwrap();
+            Query { expr: &expr, times: Times::At(0), settings: Settings::default() }.run(&source, limits)
+        };
+        assert!(run(&text(10), &Limits::default()).is_ok());
+        let error = run(&text(10), &Limits { memory: at_most(5000), ..Limits::default() }).unwrap_err();
+        assert!(error.to_string().starts_with("the query needs "), "{error}");
+        let error = run(&text(50), &Limits::default()).unwrap_err();
+        assert!(error.to_string().ends_with("would make a value of a label of more than 65536 bytes"), "{error}");
+    }
+}
+
+#[test]
 fn a_query_ends_at_its_limits_and_when_nobody_waits() {
     let mut source = MemorySource::new();
     for series in 0..10 {

@@ -136,6 +136,19 @@ impl Matrix {
         self.rows.iter_mut().for_each(&mut change);
     }
 
+    /// Changes the labels of each row to others, which may be longer.
+    pub(super) fn lengthen(
+        &mut self,
+        mut change: impl FnMut(&mut Row) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
+        for row in &mut self.rows {
+            let before = row.labels.as_text().len();
+            change(row)?;
+            self.charge.add(row.labels.as_text().len().saturating_sub(before))?;
+        }
+        Ok(())
+    }
+
     /// Sorts the rows; of one step, because with several steps the answer is sorted by labels.
     pub(super) fn sort_rows(&mut self, compare: impl Fn((&Row, f64), (&Row, f64)) -> std::cmp::Ordering) {
         let mut order: Vec<(Row, f64)> =
