@@ -122,6 +122,10 @@ fn an_error_has_the_type_and_the_status_that_clients_of_prometheus_know() {
         assert!(json["error"].as_str().unwrap().contains(says), "{path}: {json}");
     }
     assert_eq!(host.get("/api/v1/status/flags").status, 404);
+    let form = format!("query={}", "x".repeat(300_000));
+    let headers = "content-type: application/x-www-form-urlencoded\r\n";
+    let refused = send(&host.address, "POST", "/api/v1/query", headers, form.as_bytes());
+    assert_eq!((refused.status, &refused.json()["status"]), (413, &"error".into()));
     let too_many = instant("count({__name__=~\"dropsonde_.*\"})");
     let refused = host.until(&too_many, |answer| answer.status == 422).json();
     assert_eq!(refused["errorType"], "execution");

@@ -5,8 +5,8 @@
 //! compressed. All files together have one version, a hash of their content: it is part of their addresses, so that a
 //! browser can keep them for ever.
 //!
-//! What `app.js` imports, and what that imports, is loaded with the page; what is named by `import('…')`, when a view
-//! needs it.
+//! The page loads `app.js` and all modules that it imports, directly or not. A module that is named by `import('…')` is
+//! loaded when a view needs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;

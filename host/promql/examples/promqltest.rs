@@ -1,7 +1,7 @@
 //! Runs the files of a folder with Prometheus' PromQL tests: `cargo run --example promqltest -- FOLDER [FILE]`.
 //!
-//! What needs native histograms, `info()`, `anchored`, `smoothed`, start timestamps, or labels for types and units, is out
-//! of scope. A file `needs.tsv` in the folder tells which cases need native histograms.
+//! Cases that need native histograms, `info()`, `anchored`, `smoothed`, start timestamps, or labels for types and units
+//! are out of scope. A file `needs.tsv` in the folder tells which cases need native histograms.
 
 #![allow(clippy::print_stdout, reason = "it reports to its user")]
 

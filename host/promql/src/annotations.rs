@@ -1,4 +1,4 @@
-//! What a query's author should know about an answer.
+//! Remarks on an answer: warnings and infos, each with its place in the expression.
 
 use crate::number::general;
 use crate::quoted::quoted;

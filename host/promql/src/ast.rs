@@ -244,6 +244,18 @@ impl Expr {
     }
 }
 
+// === impl Length ===
+
+impl LengthKind {
+    pub(crate) const ZERO: Self = Self::Seconds { value: 0.0, is_duration: false };
+}
+
+impl Length {
+    pub(crate) fn new(kind: LengthKind, at: Range<usize>) -> Self {
+        Self { kind, at }
+    }
+}
+
 // === impl Selector ===
 
 impl Selector {

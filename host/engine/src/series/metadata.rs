@@ -4,7 +4,7 @@ use dropsonde_model::labels::NAME;
 use dropsonde_openmetrics::{ExpositionFormat, unit_of};
 use std::collections::BTreeMap;
 
-/// What is known of a metric.
+/// The type, the help and the unit of a metric.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// `counter`, `gauge`, `histogram` or `unknown`.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 const JOB: &str = "job";
 const INSTANCE: &str = "instance";
 
-/// What a Prometheus puts before a label of a series that it adds itself.
+/// The prefix that a Prometheus gives to a label of a series if it adds a label of the same name.
 const EXPORTED: &str = "exported_";
 
 /// The value of `job`.

@@ -140,13 +140,13 @@ export function stepsOf(since, until, points) {
   return { start: Math.floor(since / step) * step, end: Math.floor(until / step) * step, step };
 }
 
-/** Writes a series as a selector; `apart` leaves out the labels that all series have in common. */
+/** Writes a series as a selector, without the labels of `leftOut`. */
 export function seriesText(labels, leftOut = {}) {
   const { __name__: name = '', ...others } = labels;
   const pairs = Object.entries(others).filter(([label, value]) => leftOut[label] !== value);
   const inside = pairs.map(([label, value]) => `${isPlain(label) ? label : JSON.stringify(label)}=${JSON.stringify(value)}`).join(', ');
   const shown = leftOut.__name__ === name ? '' : name;
-  return inside ? `${shown}{${inside}}` : shown || (name ? name : '{}');
+  return inside ? `${shown}{${inside}}` : shown || name || '{}';
 }
 
 /** Returns the labels that all series have with the same value, if there are several. */

@@ -1,4 +1,4 @@
-//! What clients of Prometheus ask beside queries.
+//! The parts of the API beside queries and lists: metadata, features, the build, and empty lists of what there is not.
 
 use super::failure::Failure;
 use super::parameters::Parameters;
@@ -6,8 +6,8 @@ use super::success;
 use crate::blocking::query;
 use crate::{AppState, CallerExtension};
 use axum::Extension;
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::State;
+use axum::response::Response;
 use dropsonde_engine::series;
 use dropsonde_promql::functions::FUNCTIONS;
 use dropsonde_promql::{AggregationOperator, BinaryOperator};
@@ -30,39 +30,27 @@ struct Known {
 pub(crate) async fn metadata(
     State(app): AppState,
     Extension(caller): CallerExtension,
-    request: Request,
-) -> Result<Response, Response> {
-    let listed = async {
-        let parameters = Parameters::of(&app, &caller.peer, request).await?;
-        let (limit, metric) = (parameters.limit()?, parameters.one("metric").map(str::to_owned));
-        let shared = app.clone();
-        let all = query(&app, &caller.peer, move || series::metadata(&shared.engine)).await?;
-        let wanted = all.into_iter().filter(|(name, _)| metric.as_ref().is_none_or(|metric| metric == name));
-        let known: BTreeMap<String, [Known; 1]> = wanted
-            .take(limit.unwrap_or(usize::MAX))
-            .map(|(name, known)| {
-                let series::Metadata { metric_type, help, unit } = known;
-                (name, [Known { metric_type, help, unit }])
-            })
-            .collect();
-        Ok(success(&known, &[]))
-    };
-    listed.await.map_err(|failure: Failure| failure.into_response())
+    parameters: Parameters,
+) -> Result<Response, Failure> {
+    let (limit, metric) = (parameters.limit()?, parameters.one("metric").map(str::to_owned));
+    let shared = app.clone();
+    let all = query(&app, &caller.peer, move || series::metadata(&shared.engine)).await?;
+    let wanted = all.into_iter().filter(|(name, _)| metric.as_ref().is_none_or(|metric| metric == name));
+    let known: BTreeMap<String, [Known; 1]> = wanted
+        .take(limit.unwrap_or(usize::MAX))
+        .map(|(name, known)| {
+            let series::Metadata { metric_type, help, unit } = known;
+            (name, [Known { metric_type, help, unit }])
+        })
+        .collect();
+    Ok(success(&known, &[]))
 }
 
 /// Answers with no exemplars: none are kept.
-pub(crate) async fn exemplars(
-    State(app): AppState,
-    Extension(caller): CallerExtension,
-    request: Request,
-) -> Result<Response, Response> {
-    let asked = async {
-        let parameters = Parameters::of(&app, &caller.peer, request).await?;
-        parameters.time("start")?;
-        parameters.time("end")?;
-        Ok(success(&json!([]), &[]))
-    };
-    asked.await.map_err(|failure: Failure| failure.into_response())
+pub(crate) async fn exemplars(parameters: Parameters) -> Result<Response, Failure> {
+    parameters.time("start")?;
+    parameters.time("end")?;
+    Ok(success(&json!([]), &[]))
 }
 
 /// Answers with no rules: there are none.

@@ -8,7 +8,7 @@ use crate::chunked::{LARGEST, ORDINARY, make};
 use crate::peer::Peer;
 use crate::{App, AppState, CallerExtension};
 use axum::Extension;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use dropsonde_engine::quota::{ClientShare, QuotaPermit};
 use dropsonde_engine::series::PromqlSource;
@@ -47,29 +47,21 @@ impl Drop for EndWithClient {
 pub(crate) async fn instant(
     State(app): AppState,
     Extension(caller): CallerExtension,
-    request: Request,
-) -> Result<Response, Response> {
+    parameters: Parameters,
+) -> Result<Response, Failure> {
     let peer = caller.peer;
-    let asked = async {
-        let parameters = Parameters::of(&app, &peer, request).await?;
-        let at_ms = parameters.time("time")?.unwrap_or_else(|| app.engine.clock.now_ms());
-        answer(&app, &peer, &parameters, Times::At(at_ms)).await
-    };
-    asked.await.map_err(Failure::into_response)
+    let at_ms = parameters.time("time")?.unwrap_or_else(|| app.engine.clock.now_ms());
+    answer(&app, &peer, &parameters, Times::At(at_ms)).await
 }
 
 pub(crate) async fn range(
     State(app): AppState,
     Extension(caller): CallerExtension,
-    request: Request,
-) -> Result<Response, Response> {
+    parameters: Parameters,
+) -> Result<Response, Failure> {
     let peer = caller.peer;
-    let asked = async {
-        let parameters = Parameters::of(&app, &peer, request).await?;
-        let times = range_times(&parameters)?;
-        answer(&app, &peer, &parameters, times).await
-    };
-    asked.await.map_err(Failure::into_response)
+    let times = range_times(&parameters)?;
+    answer(&app, &peer, &parameters, times).await
 }
 
 fn range_times(parameters: &Parameters) -> Result<Times, Failure> {
@@ -100,10 +92,9 @@ async fn answer(app: &Arc<App>, peer: &Peer, parameters: &Parameters, times: Tim
     let Evaluated { answer: Answer { mut value, annotations, usage }, memory, took } =
         evaluate(app, peer, query.to_owned(), times, lookback_ms, timeout).await?;
     let remarks = |kind: AnnotationKind, what: &str| {
-        let mut all: Vec<String> =
-            annotations.iter().filter(|remark| remark.kind == kind).map(|remark| remark.text(query)).collect();
-        let omitted = all.len().saturating_sub(MOST_REMARKS);
-        all.truncate(MOST_REMARKS);
+        let found = annotations.iter().filter(|remark| remark.kind == kind);
+        let mut all: Vec<String> = found.clone().take(MOST_REMARKS).map(|remark| remark.text(query)).collect();
+        let omitted = found.count() - all.len();
         if omitted > 0 {
             all.push(format!("{omitted} more {what} annotations omitted"));
         }

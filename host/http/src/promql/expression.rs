@@ -7,8 +7,8 @@ use crate::blocking::query;
 use crate::peer::Peer;
 use crate::{App, AppState, CallerExtension};
 use axum::Extension;
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::State;
+use axum::response::Response;
 use dropsonde_promql::functions::MoreArguments;
 use dropsonde_promql::{
     Cardinality, Expr, ExprKind, FixedTime, Grouping, LengthKind, Matcher, MatchingLabels, Modifiers, ParseOptions,
@@ -20,34 +20,34 @@ use serde_json::{Map, Value, json};
 pub(crate) async fn format_query(
     State(app): AppState,
     Extension(caller): CallerExtension,
-    request: Request,
-) -> Result<Response, Response> {
-    let asked = async {
-        let parameters = Parameters::of(&app, &caller.peer, request).await?;
-        Ok(success(&parsed(&app, &caller.peer, &parameters).await?.pretty(), &[]))
-    };
-    asked.await.map_err(|failure: Failure| failure.into_response())
+    parameters: Parameters,
+) -> Result<Response, Failure> {
+    written(&app, &caller.peer, &parameters, |expr| expr.pretty().into()).await
 }
 
 /// Answers with the tree of an expression.
 pub(crate) async fn parse_query(
     State(app): AppState,
     Extension(caller): CallerExtension,
-    request: Request,
-) -> Result<Response, Response> {
-    let asked = async {
-        let parameters = Parameters::of(&app, &caller.peer, request).await?;
-        Ok(success(&tree(&parsed(&app, &caller.peer, &parameters).await?), &[]))
-    };
-    asked.await.map_err(|failure: Failure| failure.into_response())
+    parameters: Parameters,
+) -> Result<Response, Failure> {
+    written(&app, &caller.peer, &parameters, tree).await
 }
 
-/// Parses the expression off the server's threads: a long one takes a while.
-async fn parsed(app: &App, peer: &Peer, parameters: &Parameters) -> Result<Expr, Failure> {
+/// Parses the expression and writes it, off the server's threads: a long one takes a while.
+async fn written(
+    app: &App,
+    peer: &Peer,
+    parameters: &Parameters,
+    write: fn(&Expr) -> Value,
+) -> Result<Response, Failure> {
     let experimental = app.engine.options.load().query.experimental;
     let text = parameters.required("query")?.to_owned();
-    let expr = query(app, peer, move || parse(&text, ParseOptions { experimental })).await?;
-    Ok(expr.map_err(QueryError::Parse)?)
+    let answer = query(app, peer, move || {
+        let expr = parse(&text, ParseOptions { experimental }).map_err(QueryError::Parse)?;
+        Ok::<_, QueryError>(success(&write(&expr), &[]))
+    });
+    Ok(answer.await??)
 }
 
 /// Returns the tree of an expression as Prometheus writes it.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// An error answer as Prometheus writes it: `{"status":"error","errorType":"bad_data","error":"…"}`.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     status: StatusCode,
     error_type: &'static str,
     message: String,
@@ -34,6 +34,10 @@ impl Failure {
     /// Returns the error for a parameter.
     pub(super) fn invalid(parameter: &str, why: impl std::fmt::Display) -> Self {
         Self::bad_data(format!("invalid parameter \"{parameter}\": {why}"))
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message.into())
     }
 
     pub(super) fn timeout(message: impl Into<String>) -> Self {

@@ -1,14 +1,15 @@
 use super::failure::Failure;
-use crate::App;
 use crate::body;
-use crate::peer::Peer;
-use axum::extract::Request;
+use crate::{App, CallerExtension};
+use axum::extract::{FromRequest, Request};
 use axum::http::Method;
+use axum::{Extension, RequestExt as _};
 use dropsonde_model::time::time_ms;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of the largest form: a query is a text that somebody wrote.
-const LARGEST_FORM: usize = 1 << 20;
+const LARGEST_FORM: usize = 256 << 10;
 
 /// Numbers from here on are milliseconds: as seconds they would be in the year 5138.
 const MILLISECONDS_FROM: f64 = 1e11;
@@ -18,21 +19,26 @@ const LATEST: f64 = i64::MAX as f64 / 1000.0;
 
 /// The parameters of a request: of its form, then of its query string.
 #[derive(Debug)]
-pub(super) struct Parameters(Vec<(String, String)>);
+pub(crate) struct Parameters(Vec<(String, String)>);
 
-impl Parameters {
-    /// Reads the parameters.
-    pub(super) async fn of(app: &App, peer: &Peer, request: Request) -> Result<Self, Failure> {
+impl FromRequest<Arc<App>> for Parameters {
+    type Rejection = Failure;
+
+    async fn from_request(mut request: Request, app: &Arc<App>) -> Result<Self, Failure> {
+        let caller = request.extract_parts::<CallerExtension>().await;
+        let Extension(caller) = caller.map_err(|_| Failure::internal("the sender is not known"))?;
         let (head, body) = request.into_parts();
         let mut all: Vec<(String, String)> = Vec::new();
         if head.method == Method::POST {
-            let form = body::read(app, peer, &head.headers, body, LARGEST_FORM).await?;
+            let form = body::read(app, &caller.peer, &head.headers, body, LARGEST_FORM).await?;
             all.extend(form_urlencoded::parse(&form).into_owned());
         }
         all.extend(form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()).into_owned());
         Ok(Self(all))
     }
+}
 
+impl Parameters {
     /// Returns all values of that name.
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)

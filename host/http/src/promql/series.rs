@@ -9,8 +9,8 @@ use crate::error::PathSegment;
 use crate::peer::Peer;
 use crate::{App, AppState, CallerExtension};
 use axum::Extension;
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::State;
+use axum::response::Response;
 use dropsonde_engine::series::{self, PromqlSource};
 use dropsonde_model::Labels;
 use dropsonde_promql::{Matcher, QueryError, parse_selectors};
@@ -26,7 +26,7 @@ const ESCAPED: &str = "U__";
 /// Approximate bytes of a series while it is found and listed.
 const EACH: usize = 1024;
 
-/// What a list shall be about.
+/// The selectors, the window and the limit of a list.
 struct Wanted {
     selectors: Vec<Vec<Matcher>>,
     window: Range<i64>,
@@ -88,42 +88,36 @@ async fn selected(app: &Arc<App>, peer: &Peer, wanted: &Wanted) -> Result<BTreeS
 pub(crate) async fn series(
     State(app): AppState,
     Extension(caller): CallerExtension,
-    request: Request,
-) -> Result<Response, Response> {
-    let listed = async {
-        let wanted = Wanted::of(&app, &caller.peer, &Parameters::of(&app, &caller.peer, request).await?).await?;
-        if wanted.selectors.is_empty() {
-            return Err(Failure::bad_data("no match[] parameter provided"));
-        }
-        let all = selected(&app, &caller.peer, &wanted).await?;
-        let labels: Vec<Labels> = all.into_iter().map(|pairs| pairs.into_iter().collect()).collect();
-        Ok(cut(labels, wanted.limit))
-    };
-    listed.await.map_err(Failure::into_response)
+    parameters: Parameters,
+) -> Result<Response, Failure> {
+    let wanted = Wanted::of(&app, &caller.peer, &parameters).await?;
+    if wanted.selectors.is_empty() {
+        return Err(Failure::bad_data("no match[] parameter provided"));
+    }
+    let all = selected(&app, &caller.peer, &wanted).await?;
+    let labels: Vec<Labels> = all.into_iter().map(|pairs| pairs.into_iter().collect()).collect();
+    Ok(cut(labels, wanted.limit))
 }
 
 /// Lists the names of labels.
 pub(crate) async fn label_names(
     State(app): AppState,
     Extension(caller): CallerExtension,
-    request: Request,
-) -> Result<Response, Response> {
-    let listed = async {
-        let wanted = Wanted::of(&app, &caller.peer, &Parameters::of(&app, &caller.peer, request).await?).await?;
-        let names: BTreeSet<String> = if wanted.selectors.is_empty() {
-            let shared = app.clone();
-            let mut names = query(&app, &caller.peer, move || series::label_names(&shared.engine)).await?;
-            if !names.is_empty() {
-                names.extend(["instance", "job"].map(str::to_owned));
-            }
-            names
-        } else {
-            let all = selected(&app, &caller.peer, &wanted).await?;
-            all.into_iter().flatten().map(|(name, _)| name).collect()
-        };
-        Ok(cut(names.into_iter().collect(), wanted.limit))
+    parameters: Parameters,
+) -> Result<Response, Failure> {
+    let wanted = Wanted::of(&app, &caller.peer, &parameters).await?;
+    let names: BTreeSet<String> = if wanted.selectors.is_empty() {
+        let shared = app.clone();
+        let mut names = query(&app, &caller.peer, move || series::label_names(&shared.engine)).await?;
+        if !names.is_empty() {
+            names.extend(["instance", "job"].map(str::to_owned));
+        }
+        names
+    } else {
+        let all = selected(&app, &caller.peer, &wanted).await?;
+        all.into_iter().flatten().map(|(name, _)| name).collect()
     };
-    listed.await.map_err(Failure::into_response)
+    Ok(cut(names.into_iter().collect(), wanted.limit))
 }
 
 /// Lists the values of a label.
@@ -131,28 +125,25 @@ pub(crate) async fn label_values(
     State(app): AppState,
     Extension(caller): CallerExtension,
     PathSegment(name): PathSegment,
-    request: Request,
-) -> Result<Response, Response> {
-    let listed = async {
-        let name = unescaped(&name).ok_or_else(|| Failure::bad_data(format!("invalid label name: {name:?}")))?;
-        let wanted = Wanted::of(&app, &caller.peer, &Parameters::of(&app, &caller.peer, request).await?).await?;
-        let values: BTreeSet<String> = if wanted.selectors.is_empty() {
-            let shared = app.clone();
-            let values = move || {
-                let source = PromqlSource::new(&shared.engine, 1);
-                match source.own(&name) {
-                    Some(own) => BTreeSet::from([own.to_owned()]),
-                    None => series::label_values(&shared.engine, &name),
-                }
-            };
-            query(&app, &caller.peer, values).await?
-        } else {
-            let all = selected(&app, &caller.peer, &wanted).await?;
-            all.into_iter().flatten().filter(|(known, _)| *known == name).map(|(_, value)| value).collect()
+    parameters: Parameters,
+) -> Result<Response, Failure> {
+    let name = unescaped(&name).ok_or_else(|| Failure::bad_data(format!("invalid label name: {name:?}")))?;
+    let wanted = Wanted::of(&app, &caller.peer, &parameters).await?;
+    let values: BTreeSet<String> = if wanted.selectors.is_empty() {
+        let shared = app.clone();
+        let values = move || {
+            let source = PromqlSource::new(&shared.engine, 1);
+            match source.own(&name) {
+                Some(own) => BTreeSet::from([own.to_owned()]),
+                None => series::label_values(&shared.engine, &name),
+            }
         };
-        Ok(cut(values.into_iter().collect(), wanted.limit))
+        query(&app, &caller.peer, values).await?
+    } else {
+        let all = selected(&app, &caller.peer, &wanted).await?;
+        all.into_iter().flatten().filter(|(known, _)| *known == name).map(|(_, value)| value).collect()
     };
-    listed.await.map_err(Failure::into_response)
+    Ok(cut(values.into_iter().collect(), wanted.limit))
 }
 
 /// Returns the name of a label that a path names. Names with other characters than letters, digits and `_` begin with

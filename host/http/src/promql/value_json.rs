@@ -9,7 +9,7 @@ const POINTS_AT_ONCE: usize = 4096;
 pub(super) struct Writer {
     rest: Rest,
     open: u8,
-    /// What follows the result.
+    /// The JSON behind the result: statistics, warnings and infos.
     end: Vec<u8>,
     has_begun: bool,
 }

@@ -24,7 +24,7 @@ pub(super) struct Matrix {
     charge: Charge,
 }
 
-/// What is known of a series beside its values.
+/// The labels of a series, without its values.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) labels: Labels,

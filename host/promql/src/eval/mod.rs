@@ -42,7 +42,7 @@ enum Value {
     String(String),
 }
 
-/// What a computation needs everywhere.
+/// The source, the settings and the limits that all parts of a computation use.
 struct Context<'a> {
     source: &'a dyn Source,
     settings: Settings,

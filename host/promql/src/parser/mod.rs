@@ -1,23 +1,22 @@
 //! The grammar of expressions.
 //!
-//! * `selector`: conditions in braces. `duration`: lengths of time in brackets and behind `offset`.
-//! * `types`: what may stand where, once an expression is read.
+//! * `operators`: operators, with the words that say how their sides match.
+//! * `modifiers`: ranges in brackets, `@` and `offset`. `duration`: the lengths of time in them.
+//! * `selector`: conditions in braces. `types`: checks the types of the parts of an expression.
 
 mod duration;
+mod modifiers;
+mod operators;
 mod selector;
 mod types;
 
 pub use selector::{parse_selector, parse_selectors};
 
-use crate::ast::{
-    AggregationOperator, BinaryOperator, Cardinality, Expr, ExprKind, FixedTime, Grouping, Length, LengthKind,
-    Matching, MatchingLabels, Modifiers,
-};
+use crate::ast::{AggregationOperator, BinaryOperator, Cardinality, Expr, ExprKind, Grouping, Matching, Modifiers};
 use crate::error::ParseError;
 use crate::functions::{self, UNSUPPORTED};
 use crate::number;
 use crate::text::Text;
-use std::ops::Range;
 
 /// How deep an expression may be nested, each operator in a row counted as a level.
 const DEEPEST: usize = 256;
@@ -94,96 +93,6 @@ impl Parser<'_> {
             return Err(self.text.error(self.text.at..self.text.at, why));
         }
         Ok(())
-    }
-
-    /// Returns the operator that comes next, and its length.
-    fn operator(&self) -> Result<Option<(BinaryOperator, usize)>, ParseError> {
-        use BinaryOperator as Op;
-        let mut bytes = self.text.rest().bytes();
-        let found = match (bytes.next(), bytes.next()) {
-            (Some(b'+'), _) => (Op::Add, 1),
-            (Some(b'-'), _) => (Op::Subtract, 1),
-            (Some(b'*'), _) => (Op::Multiply, 1),
-            (Some(b'/'), _) => (Op::Divide, 1),
-            (Some(b'%'), _) => (Op::Modulo, 1),
-            (Some(b'^'), _) => (Op::Power, 1),
-            (Some(b'='), Some(b'=')) => (Op::Equal, 2),
-            (Some(b'!'), Some(b'=')) => (Op::NotEqual, 2),
-            (Some(b'>'), Some(b'=')) => (Op::GreaterOrEqual, 2),
-            (Some(b'<'), Some(b'=')) => (Op::LessOrEqual, 2),
-            (Some(b'<' | b'>'), Some(b'/')) => {
-                let at = self.text.at..self.text.at + 2;
-                return Err(self.text.error(at, "native histograms and their operators are not supported"));
-            }
-            (Some(b'>'), _) => (Op::Greater, 1),
-            (Some(b'<'), _) => (Op::Less, 1),
-            (Some(first), _) if first.is_ascii_alphabetic() => {
-                let word = self.text.word(true);
-                let operators = [Op::And, Op::Or, Op::Unless, Op::Atan2];
-                match operators.into_iter().find(|operator| word.eq_ignore_ascii_case(operator.as_str())) {
-                    Some(operator) => (operator, word.len()),
-                    None => return Ok(None),
-                }
-            }
-            _ => return Ok(None),
-        };
-        Ok(Some(found))
-    }
-
-    /// Reads what stands between an operator and its right side.
-    fn matching(&mut self) -> Result<(bool, Matching), ParseError> {
-        let mut matching = Matching::default();
-        let is_bool = self.text.take_keyword("bool");
-        let is_on = self.text.take_keyword("on");
-        if is_on || self.text.take_keyword("ignoring") {
-            let labels = self.labels()?;
-            matching.labels = if is_on { MatchingLabels::On(labels) } else { MatchingLabels::Ignoring(labels) };
-            let is_left = self.text.take_keyword("group_left");
-            if is_left || self.text.take_keyword("group_right") {
-                let included = if self.text.peek() == Some(b'(') { self.labels()? } else { Vec::new() };
-                matching.cardinality =
-                    if is_left { Cardinality::ManyToOne(included) } else { Cardinality::OneToMany(included) };
-            }
-        }
-        if self.take_fill("fill") {
-            let value = self.fill_value()?;
-            (matching.fill_left, matching.fill_right) = (Some(value), Some(value));
-            return Ok((is_bool, matching));
-        }
-        loop {
-            if matching.fill_left.is_none() && self.take_fill("fill_left") {
-                matching.fill_left = Some(self.fill_value()?);
-            } else if matching.fill_right.is_none() && self.take_fill("fill_right") {
-                matching.fill_right = Some(self.fill_value()?);
-            } else {
-                return Ok((is_bool, matching));
-            }
-        }
-    }
-
-    /// Goes on behind a keyword that is one only if `(` follows: else it is the name of a metric.
-    fn take_fill(&mut self, keyword: &str) -> bool {
-        let mut ahead = self.text.clone();
-        let is_there = ahead.take_keyword(keyword) && ahead.peek() == Some(b'(');
-        if is_there {
-            self.text = ahead;
-        }
-        is_there
-    }
-
-    fn fill_value(&mut self) -> Result<f64, ParseError> {
-        if !self.options.experimental {
-            let at = self.text.end..self.text.end;
-            return Err(self.text.error(at, "`fill` is experimental, and experimental functions are off"));
-        }
-        self.text.expect("(", "`(`")?;
-        let is_negative = self.text.take("-");
-        if !is_negative {
-            self.text.take("+");
-        }
-        let (value, _) = self.number()?;
-        self.text.expect(")", "`)`")?;
-        Ok(if is_negative { -value } else { value })
     }
 
     fn unary(&mut self) -> Result<Expr, ParseError> {
@@ -396,109 +305,9 @@ impl Parser<'_> {
         }
     }
 
-    /// Reads `@` and the time behind it.
-    fn fixed_time(&mut self, operand: &mut Expr) -> Result<(), ParseError> {
-        let start = self.text.at;
-        self.text.advance(1);
-        let word = self.text.word(true).to_ascii_lowercase();
-        let time = if matches!(&*word, "start" | "end") {
-            self.text.advance(word.len());
-            self.text.expect("(", "`(`")?;
-            self.text.expect(")", "`)`")?;
-            if word == "start" { FixedTime::Start } else { FixedTime::End }
-        } else {
-            let is_negative = self.text.take("-");
-            if !is_negative {
-                self.text.take("+");
-            }
-            if !matches!(self.text.peek(), Some(b'0'..=b'9' | b'.' | b'i' | b'I' | b'n' | b'N')) {
-                return Err(self.text.expected("a time in seconds, `start()` or `end()`"));
-            }
-            let (seconds, _) = self.number()?;
-            let milliseconds = (if is_negative { -seconds } else { seconds } * 1000.0).round();
-            if seconds.abs() >= i64::MAX as f64 || seconds.is_nan() {
-                return Err(self.text.error(start..self.text.end, "the time behind `@` is out of bounds"));
-            }
-            FixedTime::At(milliseconds as i64)
-        };
-        let at = start..self.text.end;
-        let modifiers = self.modifiers_of(operand, &at, "`@`")?;
-        if modifiers.time.is_some() {
-            return Err(self.text.error(at, "`@` is given twice"));
-        }
-        modifiers.time = Some(time);
-        operand.at.end = self.text.end;
-        Ok(())
-    }
-
-    fn offset(&mut self, operand: &mut Expr) -> Result<(), ParseError> {
-        let start = self.text.at;
-        self.text.advance("offset".len());
-        let offset = duration::offset(&mut self.text)?;
-        let at = start..self.text.end;
-        let modifiers = self.modifiers_of(operand, &at, "`offset`")?;
-        if modifiers.offset.as_ref().is_some_and(|offset| offset.kind != LengthKind::ZERO) {
-            return Err(self.text.error(at, "`offset` is given twice"));
-        }
-        modifiers.offset = Some(offset);
-        operand.at.end = self.text.end;
-        Ok(())
-    }
-
-    fn modifiers_of<'e>(
-        &self,
-        operand: &'e mut Expr,
-        at: &Range<usize>,
-        what: &str,
-    ) -> Result<&'e mut Modifiers, ParseError> {
-        match &mut operand.kind {
-            ExprKind::Selector { modifiers, .. }
-            | ExprKind::Range { modifiers, .. }
-            | ExprKind::Subquery { modifiers, .. } => Ok(modifiers),
-            _ => Err(self.text.error(at.clone(), format!("{what} must stand behind a selector or a subquery"))),
-        }
-    }
-
-    /// Reads `[5m]` or `[1h:1m]`.
-    fn brackets(&mut self, operand: Expr) -> Result<Expr, ParseError> {
-        let (start, first) = (self.text.at, operand.at.start);
-        self.text.advance(1);
-        let range = duration::positive(&mut self.text)?;
-        if self.text.take(":") {
-            self.go_deeper()?;
-            let step = if self.text.peek() == Some(b']') { None } else { Some(duration::positive(&mut self.text)?) };
-            self.text.expect("]", "`]`")?;
-            let expr = Box::new(operand);
-            let kind = ExprKind::Subquery { expr, range, step, modifiers: Modifiers::default() };
-            return Ok(Expr::new(kind, first..self.text.end));
-        }
-        self.text.expect("]", "`:` or `]`")?;
-        let at = start..self.text.end;
-        match operand.kind {
-            ExprKind::Selector { selector, modifiers } if modifiers == Modifiers::default() => {
-                let kind = ExprKind::Range { selector, range, modifiers };
-                Ok(Expr::new(kind, first..self.text.end))
-            }
-            ExprKind::Selector { .. } => Err(self.text.error(at, "the range must stand before `offset` and `@`")),
-            _ => Err(self.text.error(at, "a range must stand behind a selector; for other expressions write `[5m:]`")),
-        }
-    }
-
     /// Reads a number or a duration. Returns it in seconds, and whether it is a duration.
     fn number(&mut self) -> Result<(f64, bool), ParseError> {
         duration::number(&mut self.text)
-    }
-}
-
-// === impl Length ===
-
-impl LengthKind {
-    pub(crate) const ZERO: Self = Self::Seconds { value: 0.0, is_duration: false };
-}
-
-impl Length {
-    pub(crate) fn new(kind: LengthKind, at: Range<usize>) -> Self {
-        Self { kind, at }
     }
 }
 
