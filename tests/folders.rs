@@ -1,6 +1,6 @@
 //! Folders that are unreadable or missing: the host says so, and uses them once it can.
 
-use crate::harness::{Host, Response, dropsonde, verbs};
+use crate::harness::{Host, Response, dropsonde, verbs, wait_until};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -119,8 +119,10 @@ fn a_deleted_data_folder_degrades_health_and_is_used_again_once_recreated() {
     fs::create_dir(host.data().join("plugins")).unwrap();
     // That files of history were deleted is told for a while.
     host.until("/health", |health| health.json()["reasons"].as_array().is_some_and(|reasons| reasons.len() <= 1));
-    assert!(host.data().join("history").exists() && host.data().join("audit.log").exists());
-    host.until("/v1/instances/ok", |_| host.data().join("write.token").exists());
+    // Each of them is made by its own part of the host, when that looks again.
+    for name in ["history", "audit.log", "write.token"] {
+        wait_until(&format!("{name} is not made anew"), || host.data().join(name).exists());
+    }
     host.until("/v1/instances/ok", |_| host.send_as_writer("PUT", "/v1/instances/more", "").status == 200);
 }
 

@@ -29,17 +29,17 @@ fn one(host: &Host, selector: &str) -> Value {
 fn registered_metrics_are_in_history_with_their_labels_and_types() {
     let host = Host::start(MEASURING, &[("verbs", verbs())]);
     let level = one(&host, "verbs_level");
-    assert_eq!((&level["series"], &level["type"]), (&"verbs_level{plugin=\"verbs\"}".into(), &"gauge".into()));
+    assert_eq!((&level["series"], &level["kind"]), (&"verbs_level{plugin=\"verbs\"}".into(), &"gauge".into()));
     assert_eq!(level["labels"], serde_json::json!({ "plugin": "verbs" }));
     assert!(level["first_at"].as_str() <= level["last_at"].as_str());
     // A histogram has its buckets, its sum and its count.
     let parts = listed(&host, "{__name__=~\"verbs_seconds_.*\",plugin=\"verbs\"}");
-    assert!(parts.iter().all(|part| part["type"] == "histogram"), "{parts:?}");
+    assert!(parts.iter().all(|part| part["kind"] == "histogram"), "{parts:?}");
     assert!(parts.iter().any(|part| part["labels"]["le"] == "+Inf" && part["name"] == "verbs_seconds_bucket"));
     assert!(parts.iter().any(|part| part["name"] == "verbs_seconds_sum" && part["unit"] == "seconds"), "{parts:?}");
     // The host's own metrics are there too.
     let own = one(&host, "dropsonde_history_flushes_total");
-    assert_eq!((&own["type"], &own["labels"]), (&"counter".into(), &serde_json::json!({})));
+    assert_eq!((&own["kind"], &own["labels"]), (&"counter".into(), &serde_json::json!({})));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_plugin_can_report_series_that_nobody_knew_beforehand() {
     let host = Host::start(REPORTING, &[("verbs", verbs())]);
     let reads = one(&host, "verb_reads_total{part=\"a\"}");
     assert_eq!(reads["series"], "verb_reads_total{id=\"series\",part=\"a\",sampler=\"verbs\",zone=\"mine\"}");
-    assert_eq!(reads["type"], "counter");
+    assert_eq!(reads["kind"], "counter");
     // The host's own labels cannot be taken.
     let depth = one(&host, "verb_depth");
     let labels = serde_json::json!({

@@ -50,8 +50,7 @@ struct ListedSeries<'a> {
     series: String,
     name: &'a str,
     labels: serde_json::Map<String, serde_json::Value>,
-    #[serde(rename = "type")]
-    metric_type: &'static str,
+    kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     unit: Option<&'static str>,
     first_at: String,
@@ -267,7 +266,7 @@ impl<'a> ListedSeries<'a> {
             series: named(&series.labels),
             name,
             labels: labels.map(|(key, value)| (key.to_owned(), value.into())).collect(),
-            metric_type: series.metric_type.as_str(),
+            kind: series.metric_type.as_str(),
             unit: unit_of(name),
             first_at: json::time(series.first_ms),
             last_at: json::time(series.last_ms),

@@ -1,6 +1,6 @@
 //! Series in memory, for tests and examples.
 
-use crate::source::{QueryError, Request, Samples, Source, Visit};
+use crate::source::{QueryError, Request, Samples, Series, Source, Visit};
 use dropsonde_model::Labels;
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl Source for MemorySource {
                 values: values.get(after..until).unwrap_or_default(),
             };
             if !samples.at_ms.is_empty() {
-                visit(labels, samples)?;
+                visit(Series { labels, samples, times: None, can_be_stale: true })?;
             }
         }
         Ok(())

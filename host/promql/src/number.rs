@@ -1,7 +1,6 @@
 //! Numbers and durations, as Go reads and writes them.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 /// Reads a number: `15`, `017` (octal), `0x1F`, `1_000`, `1.5e3`, `Inf`, `NaN`. Numbers that are too large are refused.
 pub(crate) fn parse(text: &str) -> Option<f64> {
@@ -108,12 +107,15 @@ pub fn of_sample(value: f64) -> String {
 /// Appends a number as [`of_sample`] writes it.
 pub fn write_sample(text: &mut Vec<u8>, value: f64) {
     const WHOLE: f64 = (1_u64 << 53) as f64;
-    let _ = if value.fract() == 0.0 && value.abs() < WHOLE && (value != 0.0 || value.is_sign_positive()) {
-        // Most values of counters are whole, and whole numbers are written faster.
-        write!(text, "{}", value as i64)
+    // Most values are one of these, which are written faster.
+    if value as i64 as f64 == value && value.abs() < WHOLE && (value != 0.0 || value.is_sign_positive()) {
+        text.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
+    } else if (1e-4..1e15).contains(&value.abs()) {
+        // Here ryu writes no exponent.
+        text.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
     } else {
-        text.write_all(of_sample(value).as_bytes())
-    };
+        text.extend_from_slice(of_sample(value).as_bytes());
+    }
 }
 
 /// Writes a number as Go's format `g` does: with an exponent below 1e-4 and from 1e6 on, or from `digits` on.
@@ -200,7 +202,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn appended_numbers_are_the_written_ones(value in proptest::num::f64::ANY, whole: i64) {
-            for value in [value, whole as f64, (whole % 1000) as f64, 0.0, -0.0] {
+            let decimal = (whole % 1_000_000_000) as f64 / 997.0;
+            for value in [value, whole as f64, (whole % 1000) as f64, decimal, decimal / 1e7, 0.0, -0.0] {
                 let mut text = Vec::new();
                 write_sample(&mut text, value);
                 proptest::prop_assert_eq!(String::from_utf8(text).unwrap(), of_sample(value));

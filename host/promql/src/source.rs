@@ -21,8 +21,20 @@ pub trait Source {
     fn select(&self, request: &Request<'_>, visit: &mut Visit<'_>) -> Result<(), QueryError>;
 }
 
-/// Takes the labels of a series, its name among them, and its samples.
-pub type Visit<'a> = dyn FnMut(&Labels, Samples<'_>) -> Result<(), QueryError> + 'a;
+/// Takes a series.
+pub type Visit<'a> = dyn FnMut(Series<'_>) -> Result<(), QueryError> + 'a;
+
+/// A series with its samples.
+#[derive(Debug, Clone, Copy)]
+pub struct Series<'a> {
+    /// The labels, the name of the metric among them.
+    pub labels: &'a Labels,
+    pub samples: Samples<'a>,
+    /// All series of one request with the same number have the same times.
+    pub times: Option<u64>,
+    /// Whether a value can be [`STALE`].
+    pub can_be_stale: bool,
+}
 
 /// What a query needs to know of series.
 #[derive(Debug, Clone)]
@@ -35,6 +47,10 @@ pub struct Request<'a> {
     pub until_ms: i64,
     /// Whether the newest of them is enough.
     pub newest_only: bool,
+    /// Those are wanted that are at most `range_ms` later than `after_ms`, and than each time that is a whole number of
+    /// steps later. A source can pass the others, too.
+    pub range_ms: i64,
+    pub step_ms: i64,
 }
 
 /// Samples of a series, ascending in time. A value can be [`STALE`].

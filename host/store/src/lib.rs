@@ -125,6 +125,7 @@ mod rows;
 mod schema;
 mod series;
 mod store;
+mod windows;
 
 pub mod inspect;
 pub mod ladder;
@@ -139,8 +140,10 @@ pub use query::{Align, FieldPoints, Points, Query, Sample};
 pub use schema::{Schema, StoredField};
 pub use series::{
     FoundSeries, GroupKey, LabelMatcher, LabelValues, LabelsTooLong, ReadingScale, STALE, SelectedSeries, SeriesColumn,
-    SeriesGroup, SeriesHandle, SeriesSamples, SeriesSelection, TickReport, VisitSamples, in_order, is_stale,
+    SeriesGroup, SeriesHandle, SeriesSamples, SeriesSelection, TickReport, VisitSeries, VisitedSeries, in_order,
+    is_stale,
 };
 pub use store::{OpenedFolder, Store, StoreLimits, StoreUsage};
+pub use windows::Windows;
 
 pub(crate) use ladder::Layout;

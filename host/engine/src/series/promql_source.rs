@@ -2,8 +2,8 @@ use super::count;
 use super::find::find;
 use crate::Engine;
 use dropsonde_model::Labels;
-use dropsonde_promql::{Matcher, QueryError, Request, Samples, Source, Visit};
-use dropsonde_store::SeriesSelection;
+use dropsonde_promql::{Matcher, QueryError, Request, Samples, Series, Source, Visit};
+use dropsonde_store::{SeriesSelection, VisitedSeries, Windows};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -106,14 +106,21 @@ impl Source for PromqlSource<'_> {
                 if let Some((at_ms, value)) = newest
                     && let Some(labels) = wanted(nth)
                 {
-                    visit(&labels, Samples { at_ms: &[at_ms], values: &[value] })?;
+                    let samples = Samples { at_ms: &[at_ms], values: &[value] };
+                    visit(Series { labels: &labels, samples, times: None, can_be_stale: false })?;
                 }
             }
             return Ok(());
         }
-        selection.visit(window, SAMPLES_AT_ONCE, &mut |nth, at_ms, values| match wanted(nth) {
-            Some(labels) if !at_ms.is_empty() => visit(&labels, Samples { at_ms, values }),
-            _ => Ok(()),
+        let windows = Windows::every(request.step_ms, request.range_ms, window);
+        selection.visit(&windows, SAMPLES_AT_ONCE, &mut |series| {
+            let VisitedSeries { index, at_ms, values, times, can_be_stale } = series;
+            match wanted(index) {
+                Some(labels) if !at_ms.is_empty() => {
+                    visit(Series { labels: &labels, samples: Samples { at_ms, values }, times, can_be_stale })
+                }
+                _ => Ok(()),
+            }
         })
     }
 }

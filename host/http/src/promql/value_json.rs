@@ -144,9 +144,13 @@ fn metric(json: &mut Vec<u8>, labels: &Labels) {
 
 /// Writes a point: its time in seconds, with three digits behind the point or none, and its value as a text.
 fn point(json: &mut Vec<u8>, at_ms: i64, value: f64) {
-    let (sign, size) = if at_ms < 0 { ("-", at_ms.unsigned_abs()) } else { ("", at_ms.unsigned_abs()) };
-    let (seconds, rest) = (size / 1000, size % 1000);
-    let _ = if rest == 0 { write!(json, "[{sign}{seconds},\"") } else { write!(json, "[{sign}{seconds}.{rest:03},\"") };
+    json.extend_from_slice(if at_ms < 0 { b"[-" } else { b"[" });
+    let (seconds, rest) = (at_ms.unsigned_abs() / 1000, at_ms.unsigned_abs() % 1000);
+    json.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+    if rest != 0 {
+        let _ = write!(json, ".{rest:03}");
+    }
+    json.extend_from_slice(b",\"");
     number::write_sample(json, value);
     json.extend_from_slice(b"\"]");
 }

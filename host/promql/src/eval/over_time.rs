@@ -2,7 +2,7 @@
 
 use super::matrix::{Grid, Matrix, without_name};
 use super::plan::{Node, NodeKind};
-use super::rate::{self, Resets};
+use super::rate::{self, Extrapolation, Resets};
 use super::regression;
 use super::select::Windows;
 use super::sliding;
@@ -38,6 +38,7 @@ impl Context<'_> {
         let is_rate = matches!(function, "rate" | "increase");
         let mut matrix = Matrix::new(self, grid.steps);
         let mut row = vec![STALE; grid.steps];
+        let mut extrapolation = Extrapolation::default();
         let mut remarks = Annotations::default();
         let first_at = arguments.first().map_or(0..0, |argument| argument.at.clone());
         self.windows(window, grid, annotations, &mut |labels, drops_name, windows| {
@@ -59,7 +60,7 @@ impl Context<'_> {
                     }
                 }
             }
-            compute(function, &windows, &parameter, &mut row);
+            compute(function, &windows, &parameter, &mut extrapolation, &mut row);
             if row.iter().all(|value| crate::source::is_stale(*value)) {
                 return Ok(());
             }
@@ -118,7 +119,13 @@ fn labels_of_absent(selector: &Node) -> Labels {
 }
 
 /// Computes a function for all windows of a series. Steps without a value keep what `row` has.
-fn compute(function: &str, windows: &Windows<'_>, parameter: &dyn Fn(usize, usize) -> f64, row: &mut [f64]) {
+fn compute(
+    function: &str,
+    windows: &Windows<'_>,
+    parameter: &dyn Fn(usize, usize) -> f64,
+    extrapolation: &mut Extrapolation,
+    row: &mut [f64],
+) {
     let mut each = |of: &dyn Fn(usize, Samples<'_>) -> Option<f64>| {
         for (step, result) in row.iter_mut().enumerate() {
             let samples = windows.at(step);
@@ -132,9 +139,13 @@ fn compute(function: &str, windows: &Windows<'_>, parameter: &dyn Fn(usize, usiz
     match function {
         "rate" | "increase" => {
             let resets = Resets::of(windows);
-            each(&|step, _| rate::extrapolated(windows, step, Some(&resets), function == "rate"));
+            let extrapolation = extrapolation.of(windows);
+            each(&|step, _| extrapolation.growth(windows, step, Some(&resets), function == "rate"));
         }
-        "delta" => each(&|step, _| rate::extrapolated(windows, step, None, false)),
+        "delta" => {
+            let extrapolation = extrapolation.of(windows);
+            each(&|step, _| extrapolation.growth(windows, step, None, false));
+        }
         "irate" => each(&|_, samples| rate::last_two(samples, true)),
         "idelta" => each(&|_, samples| rate::last_two(samples, false)),
         "resets" => {

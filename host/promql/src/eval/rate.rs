@@ -9,18 +9,19 @@ pub(super) struct Resets(Vec<(usize, f64)>);
 impl Resets {
     /// Finds the falls in the windows' samples.
     pub(super) fn of(windows: &Windows<'_>) -> Self {
+        let values = windows.samples.values;
+        let has_fallen = |has_fallen, (before, now): (&f64, &f64)| has_fallen | (now < before);
+        // Few counters fall. To look at all values at once costs less than at one window after the other.
+        if !values.iter().zip(values.iter().skip(1)).fold(false, has_fallen) {
+            return Self(Vec::new());
+        }
         let (mut falls, mut looked) = (Vec::new(), 0);
         for &(from, to) in windows.bounds {
-            // What is between two windows does not matter.
-            let from = from.max(looked);
+            // What is between two windows does not matter. At the seam of two stretches a sample is in both.
+            let from = if from < looked { from.max(looked - 1) } else { from };
             let values = windows.between(from, to).values;
-            // From one on, each is compared with the one before; at the seam of two stretches, too.
-            let before = from.checked_sub(1).filter(|_| from == looked).and_then(|at| windows.samples.values.get(at));
-            let earlier = before.into_iter().chain(values);
-            let later = values.iter().skip(usize::from(before.is_none()));
-            let first = from + usize::from(before.is_none());
-            let fallen = earlier.zip(later).enumerate().filter(|(_, (before, now))| now < before);
-            falls.extend(fallen.map(|(nth, (before, _))| (first + nth, *before)));
+            let fallen = values.iter().zip(values.iter().skip(1)).enumerate().filter(|(_, (before, now))| now < before);
+            falls.extend(fallen.map(|(nth, (before, _))| (from + nth + 1, *before)));
             looked = looked.max(to);
         }
         Self(falls)
@@ -39,46 +40,77 @@ impl Resets {
     }
 }
 
-/// Returns how much a window's values grow or change in its whole length, or in a second: what the samples show is
-/// extrapolated to the window's ends, if these are no further than 1.1 times the usual time between samples; else by
-/// half of that time. A counter is not extrapolated below zero.
-pub(super) fn extrapolated(
-    windows: &Windows<'_>,
-    step: usize,
-    resets: Option<&Resets>,
-    per_second: bool,
-) -> Option<f64> {
-    let (from, to) = windows.bounds.get(step).copied()?;
-    let Samples { at_ms, values } = windows.between(from, to);
-    let ([first_ms, .., last_ms], [first, .., last]) = (at_ms, values) else { return None };
-    let mut change = last - first;
-    if let Some(resets) = resets {
-        resets.between(from, to).for_each(|before| change += before);
-    }
-    let end_ms = windows.end_ms(step);
-    let start_ms = end_ms.saturating_sub(windows.range_ms);
-    let seconds = |from: i64, to: i64| to.saturating_sub(from) as f64 / 1000.0;
-    let (mut to_start, mut to_end) = (seconds(start_ms, *first_ms), seconds(*last_ms, end_ms));
-    let sampled = seconds(*first_ms, *last_ms);
-    let spacing = sampled / (at_ms.len() - 1) as f64;
-    let threshold = spacing * 1.1;
-    if to_start >= threshold {
-        to_start = spacing / 2.0;
-    }
-    if resets.is_some() && change > 0.0 && *first >= 0.0 {
-        let to_zero = sampled * (first / change);
-        if to_zero < to_start {
-            to_start = to_zero;
+/// How far the samples of each window are extrapolated. Series with the same times share it.
+#[derive(Default)]
+pub(super) struct Extrapolation {
+    /// The number of the times that the spans belong to.
+    times: Option<u64>,
+    /// None where a window has fewer than two samples.
+    spans: Vec<Option<Span>>,
+}
+
+/// The times of a window's samples, in seconds.
+#[derive(Clone, Copy)]
+struct Span {
+    /// From the first sample to the last.
+    sampled: f64,
+    /// To the window's ends: at most half of the usual time between samples, if the ends are further than 1.1 times that.
+    to_start: f64,
+    to_end: f64,
+}
+
+impl Extrapolation {
+    /// Returns that of the windows of a series.
+    pub(super) fn of(&mut self, windows: &Windows<'_>) -> &Self {
+        if self.times.is_none() || self.times != windows.times {
+            self.spans.clear();
+            self.spans.extend((0..windows.bounds.len()).map(|step| Span::of(windows, step)));
+            self.times = windows.times;
         }
+        self
     }
-    if to_end >= threshold {
-        to_end = spacing / 2.0;
+
+    /// Returns how much a window's values grow or change in its whole length, or in a second: what the samples show is
+    /// extrapolated to the window's ends. A counter is not extrapolated below zero.
+    pub(super) fn growth(
+        &self,
+        windows: &Windows<'_>,
+        step: usize,
+        resets: Option<&Resets>,
+        per_second: bool,
+    ) -> Option<f64> {
+        let Span { sampled, mut to_start, to_end } = (*self.spans.get(step)?)?;
+        let (from, to) = windows.bounds.get(step).copied()?;
+        let [first, .., last] = windows.samples.values.get(from..to)? else { return None };
+        let mut change = last - first;
+        if let Some(resets) = resets {
+            resets.between(from, to).for_each(|before| change += before);
+            // The first comparison saves most divisions.
+            if change > 0.0 && *first >= 0.0 && sampled * first <= to_start * change * 1.000_001 {
+                to_start = to_start.min(sampled * (first / change));
+            }
+        }
+        let mut factor = if sampled == 0.0 { 1.0 } else { (sampled + to_start + to_end) / sampled };
+        if per_second {
+            factor /= windows.range_ms as f64 / 1000.0;
+        }
+        Some(change * factor)
     }
-    let mut factor = if sampled == 0.0 { 1.0 } else { (sampled + to_start + to_end) / sampled };
-    if per_second {
-        factor /= windows.range_ms as f64 / 1000.0;
+}
+
+impl Span {
+    fn of(windows: &Windows<'_>, step: usize) -> Option<Self> {
+        let at_ms = windows.at(step).at_ms;
+        let [first_ms, .., last_ms] = at_ms else { return None };
+        let end_ms = windows.end_ms(step);
+        let start_ms = end_ms.saturating_sub(windows.range_ms);
+        let seconds = |from: i64, to: i64| to.saturating_sub(from) as f64 / 1000.0;
+        let sampled = seconds(*first_ms, *last_ms);
+        let spacing = sampled / (at_ms.len() - 1) as f64;
+        let near = |seconds: f64| if seconds >= spacing * 1.1 { spacing / 2.0 } else { seconds };
+        let (to_start, to_end) = (near(seconds(start_ms, *first_ms)), near(seconds(*last_ms, end_ms)));
+        Some(Self { sampled, to_start, to_end })
     }
-    Some(change * factor)
 }
 
 /// Returns the change between the last two samples, or its rate; of a counter that fell the last value.

@@ -5,13 +5,15 @@ use super::matrix::{Grid, Matrix};
 use super::plan::{Moved, Node, NodeKind, Selection};
 use crate::annotations::Annotations;
 use crate::query::Points;
-use crate::source::{QueryError, Request, STALE, Samples, is_stale};
+use crate::source::{QueryError, Request, STALE, Samples, Series, is_stale};
 use dropsonde_model::Labels;
 
 /// The windows of a series at all steps.
 pub(super) struct Windows<'a> {
     /// Samples, none of them stale.
     pub(super) samples: Samples<'a>,
+    /// All series of a selector with the same number have the same times.
+    pub(super) times: Option<u64>,
     /// The indexes of the samples of each window.
     pub(super) bounds: &'a [(usize, usize)],
     pub(super) moved: Moved,
@@ -59,25 +61,24 @@ impl Context<'_> {
             after_ms: first_ms.saturating_sub(lookback_ms),
             until_ms: last_ms,
             newest_only: first_ms == last_ms,
+            range_ms: lookback_ms,
+            step_ms: grid.step_ms,
         };
         let mut matrix = Matrix::new(self, grid.steps);
         let mut row = vec![STALE; grid.steps];
-        self.source.select(&request, &mut |labels, samples| {
+        let mut places = NewestPlaces::default();
+        self.source.select(&request, &mut |series| {
+            let Series { labels, samples, .. } = series;
             self.limits.check()?;
             self.check_series(matrix.len() + 1)?;
             self.count_samples(samples.at_ms.len())?;
-            let mut next = 0;
             let mut has_value = false;
-            for (value, at_ms) in row.iter_mut().zip(grid.times()) {
-                let time_ms = selection.moved.time(at_ms);
-                next = first_after(samples.at_ms, next, time_ms);
-                let newest = next.checked_sub(1);
-                let sample = newest.and_then(|at| Some((*samples.at_ms.get(at)?, *samples.values.get(at)?)));
-                let fresh = sample
-                    .filter(|(sample_ms, value)| *sample_ms > time_ms.saturating_sub(lookback_ms) && !is_stale(*value));
-                has_value |= fresh.is_some();
+            for (value, place) in row.iter_mut().zip(places.of(&series, selection.moved, lookback_ms, grid)) {
+                let newest = place.and_then(|place| Some((*samples.at_ms.get(place)?, *samples.values.get(place)?)));
+                let newest = newest.filter(|(_, value)| !is_stale(*value));
+                has_value |= newest.is_some();
                 *value =
-                    fresh.map_or(STALE, |(sample_ms, value)| if times { sample_ms as f64 / 1000.0 } else { value });
+                    newest.map_or(STALE, |(sample_ms, value)| if times { sample_ms as f64 / 1000.0 } else { value });
             }
             if has_value { matrix.push(labels.clone(), false, &row) } else { Ok(()) }
         })?;
@@ -100,15 +101,17 @@ impl Context<'_> {
                     after_ms: first_ms.saturating_sub(*range_ms),
                     until_ms: last_ms,
                     newest_only: false,
+                    range_ms: *range_ms,
+                    step_ms: grid.step_ms,
                 };
                 let mut buffers = Buffers::default();
                 let mut series = 0;
-                self.source.select(&request, &mut |labels, samples| {
+                self.source.select(&request, &mut |one| {
                     self.limits.check()?;
                     series += 1;
                     self.check_series(series)?;
-                    self.count_samples(samples.at_ms.len())?;
-                    buffers.visit(labels, false, samples, selection.moved, *range_ms, grid, visit)
+                    self.count_samples(one.samples.at_ms.len())?;
+                    buffers.visit(&one, false, selection.moved, *range_ms, grid, visit)
                 })
             }
             NodeKind::Subquery { inner, moved, range_ms, step_ms } => {
@@ -122,7 +125,8 @@ impl Context<'_> {
                 for (row, values) in matrix.iter() {
                     self.limits.check()?;
                     let samples = Samples { at_ms: &times, values };
-                    buffers.visit(&row.labels, row.drops_name, samples, *moved, *range_ms, grid, visit)?;
+                    let series = Series { labels: &row.labels, samples, times: Some(0), can_be_stale: true };
+                    buffers.visit(&series, row.drops_name, *moved, *range_ms, grid, visit)?;
                 }
                 Ok(())
             }
@@ -184,27 +188,62 @@ fn first_after(times: &[i64], from: usize, at_ms: i64) -> usize {
     from + below + near.partition_point(|time| *time <= at_ms)
 }
 
+/// The place of the newest sample at each step, if it is fresh. Series with the same times share them.
+#[derive(Default)]
+struct NewestPlaces {
+    /// The number of the times that the places belong to.
+    times: Option<u64>,
+    places: Vec<Option<usize>>,
+}
+
+impl NewestPlaces {
+    fn of(
+        &mut self,
+        series: &Series<'_>,
+        moved: Moved,
+        lookback_ms: i64,
+        grid: Grid,
+    ) -> impl Iterator<Item = Option<usize>> {
+        if self.times.is_none() || self.times != series.times {
+            let at_ms = series.samples.at_ms;
+            let mut next = 0;
+            self.places.clear();
+            self.places.extend(grid.times().map(|step_ms| {
+                let time_ms = moved.time(step_ms);
+                next = first_after(at_ms, next, time_ms);
+                let newest = next.checked_sub(1)?;
+                at_ms.get(newest).filter(|at_ms| **at_ms > time_ms.saturating_sub(lookback_ms)).map(|_| newest)
+            }));
+            self.times = series.times;
+        }
+        self.places.iter().copied()
+    }
+}
+
 /// Memory that is used again for each series.
 #[derive(Default)]
 struct Buffers {
+    /// Samples of a series without those that are stale.
     at_ms: Vec<i64>,
     values: Vec<f64>,
     bounds: Vec<(usize, usize)>,
+    /// The number of the times that the bounds belong to: series with the same times share them.
+    times: Option<u64>,
 }
 
 impl Buffers {
-    #[expect(clippy::too_many_arguments, reason = "it is called twice, with what the caller has at hand")]
     fn visit(
         &mut self,
-        labels: &Labels,
+        series: &Series<'_>,
         drops_name: bool,
-        samples: Samples<'_>,
         moved: Moved,
         range_ms: i64,
         grid: Grid,
         visit: &mut VisitWindows<'_>,
     ) -> Result<(), QueryError> {
-        let samples = if samples.values.iter().any(|value| is_stale(*value)) {
+        let Series { labels, samples, mut times, can_be_stale } = *series;
+        let samples = if can_be_stale && samples.values.iter().any(|value| is_stale(*value)) {
+            times = None;
             self.at_ms.clear();
             self.values.clear();
             for (at_ms, value) in samples.at_ms.iter().zip(samples.values) {
@@ -217,15 +256,18 @@ impl Buffers {
         } else {
             samples
         };
-        self.bounds.clear();
-        let (mut from, mut to) = (0, 0);
-        for at_ms in grid.times() {
-            let end_ms = moved.time(at_ms);
-            let after_ms = end_ms.saturating_sub(range_ms);
-            to = first_after(samples.at_ms, to, end_ms);
-            from = first_after(samples.at_ms, from, after_ms);
-            self.bounds.push((from, to));
+        if times.is_none() || times != self.times {
+            self.bounds.clear();
+            let (mut from, mut to) = (0, 0);
+            for at_ms in grid.times() {
+                let end_ms = moved.time(at_ms);
+                let after_ms = end_ms.saturating_sub(range_ms);
+                to = first_after(samples.at_ms, to, end_ms);
+                from = first_after(samples.at_ms, from, after_ms);
+                self.bounds.push((from, to));
+            }
+            self.times = times;
         }
-        visit(labels, drops_name, Windows { samples, bounds: &self.bounds, moved, range_ms, grid })
+        visit(labels, drops_name, Windows { samples, times, bounds: &self.bounds, moved, range_ms, grid })
     }
 }

@@ -309,20 +309,25 @@ impl Segment {
 }
 
 impl Segment {
-    /// Reads the chunk at a place and checks it.
-    pub(crate) fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, UnreadableBlock> {
+    /// Reads the chunk at a place into `bytes` and checks it. Returns the chunk, with [`codec::SLACK`] bytes behind it that
+    /// mean nothing.
+    pub(crate) fn chunk<'b>(
+        &self,
+        offset: u64,
+        length: u32,
+        bytes: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8], UnreadableBlock> {
         // Offset and length come from the index and are not trusted.
         if length as usize > HEAD + record::MOST || offset.saturating_add(u64::from(length)) > self.size() {
             return Err(CorruptData.into());
         }
-        let mut bytes = vec![0; length as usize];
-        self.file.read_at(offset, &mut bytes)?;
-        let payload = record::whole(&bytes, RecordKind::Chunk)?;
-        let mut reader = ByteReader(payload);
+        bytes.resize(length as usize + codec::SLACK, 0);
+        let (read, _) = bytes.split_at_mut(length as usize);
+        self.file.read_at(offset, read)?;
+        let mut reader = ByteReader(record::whole(read, RecordKind::Chunk)?);
         reader.u64()?;
-        let before = bytes.len() - reader.0.len();
-        bytes.drain(..before);
-        Ok(bytes)
+        let start = length as usize - reader.0.len();
+        Ok(bytes.get(start..).unwrap_or_default())
     }
 }
 

@@ -3,8 +3,15 @@
 use super::bytes::{ByteReader, CorruptData, put_bytes, put_f64, put_i64, put_u64};
 use super::{Effort, MOST_ROWS};
 use crate::quantum::Quantum;
-use pco::wrapped::{FileCompressor, FileDecompressor};
+use pco::wrapped::{ChunkDecompressor, FileCompressor, FileDecompressor};
 use pco::{ChunkConfig, DeltaSpec, ModeSpec, PagingSpec};
+use std::ops::Range;
+
+/// How many values pcodec unpacks at a time.
+const BATCH: usize = 256;
+
+/// Bytes behind a chunk that make reading its last pages cheaper.
+pub(crate) const SLACK: usize = 16 << 10;
 
 const EMPTY: u8 = 0;
 const CONSTANT: u8 = 1;
@@ -66,17 +73,28 @@ pub(super) fn encode(out: &mut Vec<u8>, declared: Quantum, pages: &[&[f64]], eff
 /// A column whose head is read, so that its pages can be unpacked.
 pub(super) enum PackedColumn<'a> {
     Empty,
-    Constant { value: f64, gaps: Vec<Gaps> },
+    Constant { value: f64, gaps: ColumnGaps },
     Narrow(Quantum, PackedPages<'a>),
     Wide(Quantum, PackedPages<'a>),
     Doubles(PackedPages<'a>),
 }
 
 pub(super) struct PackedPages<'a> {
-    gaps: Vec<Gaps>,
+    gaps: ColumnGaps,
     meta: &'a [u8],
-    pages: Vec<&'a [u8]>,
+    pages: Vec<PackedPage<'a>>,
 }
+
+/// A page of a column.
+#[derive(Clone, Copy)]
+struct PackedPage<'a> {
+    /// The page and what follows it in the chunk: pcodec copies what it reads unless [`SLACK`] bytes are left.
+    from: &'a [u8],
+    length: usize,
+}
+
+/// The gaps of each page of a column; none if no page has any.
+pub(super) struct ColumnGaps(Option<Vec<Gaps>>);
 
 /// Lengths of runs of rows with and without a value, in turn. The first run has values.
 pub(super) struct Gaps(Vec<usize>);
@@ -85,22 +103,27 @@ impl<'a> PackedColumn<'a> {
     /// Reads what [`encode`] wrote. `rows` has the number of rows of each page.
     pub(super) fn read(reader: &mut ByteReader<'a>, rows: &[usize]) -> Result<Self, CorruptData> {
         let tag = reader.u8()?;
-        let gaps = |reader: &mut ByteReader<'a>| -> Result<Vec<Gaps>, CorruptData> {
+        let gaps = |reader: &mut ByteReader<'a>| -> Result<ColumnGaps, CorruptData> {
             if tag & FULL != 0 {
-                return Ok(rows.iter().map(|_| Gaps(Vec::new())).collect());
+                return Ok(ColumnGaps(None));
             }
-            rows.iter().map(|&rows| Gaps::read(reader, rows)).collect()
+            let gaps = rows.iter().map(|&rows| Gaps::read(reader, rows)).collect::<Result<_, _>>()?;
+            Ok(ColumnGaps(Some(gaps)))
         };
         let packed = |reader: &mut ByteReader<'a>| {
             let gaps = gaps(reader)?;
             let meta = reader.bytes()?;
             let mut before = 0i64;
-            let lengths = rows.iter().map(|_| {
+            let mut pages = Vec::with_capacity(rows.len());
+            for _ in rows {
                 before = before.checked_add(reader.i64()?).ok_or(CorruptData)?;
-                usize::try_from(before).map_err(|_| CorruptData)
-            });
-            let lengths = lengths.collect::<Result<Vec<usize>, _>>()?;
-            let pages = lengths.into_iter().map(|length| reader.take(length)).collect::<Result<_, _>>()?;
+                let length = usize::try_from(before).map_err(|_| CorruptData)?;
+                pages.push(PackedPage { from: &[], length });
+            }
+            for page in &mut pages {
+                page.from = reader.0;
+                reader.take(page.length)?;
+            }
             Ok(PackedPages { gaps, meta, pages })
         };
         match tag & !FULL {
@@ -118,7 +141,7 @@ impl<'a> PackedColumn<'a> {
         match self {
             Self::Empty => Ok(vec![f64::NAN; rows]),
             Self::Constant { value, gaps } => {
-                let gaps = gaps.get(page).ok_or(CorruptData)?;
+                let gaps = gaps.of(page)?;
                 gaps.spread(vec![*value; gaps.present(rows)], rows)
             }
             Self::Narrow(quantum, packed) => packed.page::<i32>(page, rows, |whole| quantum.value(f64::from(whole))),
@@ -128,33 +151,41 @@ impl<'a> PackedColumn<'a> {
     }
 }
 
-/// A page of a column, and how many of its rows are wanted: the first ones.
-#[derive(Debug, Clone, Copy)]
+/// A page of a column, and which of its rows are wanted.
+#[derive(Debug, Clone)]
 pub(crate) struct PageRows {
     pub(crate) page: usize,
     pub(crate) rows: usize,
-    pub(crate) wanted: usize,
+    pub(crate) wanted: Range<usize>,
 }
 
 impl PackedColumn<'_> {
     /// Unpacks the values of several pages, and appends them. It costs less than one page after the other.
     pub(super) fn append(&self, pages: &[PageRows], values: &mut Vec<f64>) -> Result<(), CorruptData> {
         match self {
-            Self::Empty => values.resize(values.len() + pages.iter().map(|page| page.wanted).sum::<usize>(), f64::NAN),
-            Self::Constant { value, gaps } => {
-                for PageRows { page, rows, wanted } in pages {
-                    let (gaps, until) = (gaps.get(*page).ok_or(CorruptData)?, values.len() + wanted);
-                    gaps.append(std::iter::repeat_n(*value, gaps.present(*rows)), *rows, values)?;
-                    values.truncate(until);
-                }
+            Self::Empty => {
+                let wanted: usize = pages.iter().map(|page| page.wanted.len()).sum();
+                values.resize(values.len() + wanted, f64::NAN);
+                Ok(())
+            }
+            Self::Constant { value, gaps } => pages.iter().try_for_each(|PageRows { page, rows, wanted }| {
+                let gaps = gaps.of(*page)?;
+                gaps.append(&vec![(); gaps.present(*rows)], |()| *value, wanted, values)
+            }),
+            // A loop of its own for each kind of step: what is the same for all values is not asked for each.
+            Self::Narrow(Quantum::Exact | Quantum::Part(1.0), packed) => packed.append::<i32>(pages, values, f64::from),
+            Self::Narrow(Quantum::Part(parts), packed) => {
+                packed.append::<i32>(pages, values, |whole| f64::from(whole) / parts)
             }
             Self::Narrow(quantum, packed) => {
-                packed.append::<i32>(pages, values, |whole| quantum.value(f64::from(whole)))?;
+                packed.append::<i32>(pages, values, |whole| quantum.value(f64::from(whole)))
             }
-            Self::Wide(quantum, packed) => packed.append::<i64>(pages, values, |whole| quantum.value(whole as f64))?,
-            Self::Doubles(packed) => packed.append::<f64>(pages, values, |value| value)?,
+            Self::Wide(Quantum::Exact | Quantum::Part(1.0), packed) => {
+                packed.append::<i64>(pages, values, |whole| whole as f64)
+            }
+            Self::Wide(quantum, packed) => packed.append::<i64>(pages, values, |whole| quantum.value(whole as f64)),
+            Self::Doubles(packed) => packed.append::<f64>(pages, values, |value| value),
         }
-        Ok(())
     }
 }
 
@@ -169,19 +200,15 @@ impl PackedPages<'_> {
         let (mut chunk, _) = file.chunk_decompressor::<T, _>(meta).map_err(|_| CorruptData)?;
         let mut present: Vec<T> = Vec::new();
         for PageRows { page, rows, wanted } in pages {
-            let gaps = self.gaps.get(*page).ok_or(CorruptData)?;
+            let gaps = self.gaps.of(*page)?;
             let packed = self.pages.get(*page).ok_or(CorruptData)?;
             let count = gaps.present(*rows);
-            debug_assert!(count <= MOST_ROWS);
             present.clear();
-            present.resize(count, T::default());
-            if count > 0 {
-                let mut page = chunk.page_decompressor(*packed, count).map_err(|_| CorruptData)?;
-                page.read(&mut present).map_err(|_| CorruptData)?;
-            }
-            let until = values.len() + wanted;
-            gaps.append(present.iter().map(|number| value(*number)), *rows, values)?;
-            values.truncate(until);
+            // What is behind the wanted rows need not be unpacked.
+            let needed = if gaps.0.is_empty() { wanted.end.next_multiple_of(BATCH) } else { count };
+            present.resize(count.min(needed), T::default());
+            packed.unpack(&mut chunk, count, &mut present)?;
+            gaps.append(&present, &value, wanted, values)?;
         }
         Ok(())
     }
@@ -192,13 +219,44 @@ impl PackedPages<'_> {
         rows: usize,
         value: impl Fn(T) -> f64,
     ) -> Result<Vec<f64>, CorruptData> {
-        let gaps = self.gaps.get(page).ok_or(CorruptData)?;
+        let gaps = self.gaps.of(page)?;
         let packed = self.pages.get(page).ok_or(CorruptData)?;
         let mut present = vec![T::default(); gaps.present(rows)];
-        if !present.is_empty() {
-            decompress(self.meta, packed, &mut present).map_err(|_| CorruptData)?;
-        }
+        let (file, meta) = FileDecompressor::new(self.meta).map_err(|_| CorruptData)?;
+        let (mut chunk, _) = file.chunk_decompressor::<T, _>(meta).map_err(|_| CorruptData)?;
+        packed.unpack(&mut chunk, present.len(), &mut present)?;
         gaps.spread(present.into_iter().map(value).collect(), rows)
+    }
+}
+
+impl PackedPage<'_> {
+    /// Unpacks the first of `count` values: as many as there is room for, whole batches or all.
+    fn unpack<T: pco::data_types::Number>(
+        &self,
+        chunk: &mut ChunkDecompressor<T>,
+        count: usize,
+        values: &mut [T],
+    ) -> Result<(), CorruptData> {
+        debug_assert!(count <= MOST_ROWS);
+        if values.is_empty() {
+            return Ok(());
+        }
+        let mut page = chunk.page_decompressor(self.from, count).map_err(|_| CorruptData)?;
+        page.read(values).map_err(|_| CorruptData)?;
+        let length = self.from.len().checked_sub(page.into_src().len()).ok_or(CorruptData)?;
+        // A page that is read to its end has the length that is noted for it.
+        let is_whole = values.len() == count;
+        if length == self.length || (!is_whole && length < self.length) { Ok(()) } else { Err(CorruptData) }
+    }
+}
+
+impl ColumnGaps {
+    fn of(&self, page: usize) -> Result<&Gaps, CorruptData> {
+        static NONE: Gaps = Gaps(Vec::new());
+        match &self.0 {
+            Some(gaps) => gaps.get(page).ok_or(CorruptData),
+            None => Ok(&NONE),
+        }
     }
 }
 
@@ -221,26 +279,33 @@ impl Gaps {
         rows - self.0.iter().skip(1).step_by(2).sum::<usize>()
     }
 
-    /// Appends values, with NaN where rows have none.
-    fn append(
+    /// Appends the values of the wanted rows, with NaN where rows have none. `present` has what the page's other rows
+    /// have.
+    fn append<T: Copy>(
         &self,
-        mut present: impl Iterator<Item = f64>,
-        rows: usize,
+        present: &[T],
+        value: impl Fn(T) -> f64,
+        wanted: &Range<usize>,
         values: &mut Vec<f64>,
     ) -> Result<(), CorruptData> {
-        values.reserve(rows);
+        let (mut row, mut rest) = (0, present);
+        let within = |row: usize, run: usize| row.max(wanted.start)..(row + run).min(wanted.end);
+        let append = |values: &mut Vec<f64>, row: usize, present: &[T]| {
+            let rows = within(row, present.len());
+            let present = present.get(rows.start - row..rows.end.saturating_sub(row)).unwrap_or_default();
+            values.extend(present.iter().map(|number| value(*number)));
+        };
         for (turn, &run) in self.0.iter().enumerate() {
             if turn % 2 == 0 {
-                let before = values.len();
-                values.extend(present.by_ref().take(run));
-                if values.len() - before < run {
-                    return Err(CorruptData);
-                }
+                let (now, later) = rest.split_at_checked(run).ok_or(CorruptData)?;
+                append(values, row, now);
+                rest = later;
             } else {
-                values.resize(values.len() + run, f64::NAN);
+                values.resize(values.len() + within(row, run).len(), f64::NAN);
             }
+            row += run;
         }
-        values.extend(present);
+        append(values, row, rest);
         Ok(())
     }
 
@@ -392,16 +457,4 @@ fn compress<T: pco::data_types::Number>(numbers: &[T], counts: &[usize], config:
     };
     // pcodec fails only for unknown settings or if the writer fails; a Vec does not fail.
     packed().unwrap_or_else(|error| unreachable!("pcodec rejected its own settings: {error}"))
-}
-
-fn decompress<T: pco::data_types::Number>(
-    meta: &[u8],
-    page: &[u8],
-    numbers: &mut [T],
-) -> Result<(), pco::errors::PcoError> {
-    debug_assert!(numbers.len() <= MOST_ROWS);
-    let (file, meta) = FileDecompressor::new(meta)?;
-    let (mut chunk, _) = file.chunk_decompressor::<T, _>(meta)?;
-    chunk.page_decompressor(page, numbers.len())?.read(numbers)?;
-    Ok(())
 }

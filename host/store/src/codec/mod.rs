@@ -20,7 +20,9 @@ use crate::cell::Cell;
 use crate::rates::CounterTotal;
 use crate::rows::RawRows;
 use crate::{Kind, Schema};
+pub(crate) use column::SLACK;
 use column::{PackedColumn, PageRows};
+use std::ops::Range;
 
 /// The most rows of a page and the most pages of a chunk that the reader accepts. They are no targets for the writer.
 pub(crate) const MOST_ROWS: usize = 1024;
@@ -67,6 +69,17 @@ pub(crate) struct Chunk<'a> {
     columns: Vec<PackedColumn<'a>>,
 }
 
+/// The part of a page that is wanted.
+#[derive(Debug)]
+pub(crate) struct PagePart {
+    /// The number of the page in its chunk.
+    pub(crate) page: usize,
+    /// The rows that count.
+    pub(crate) rows: Range<usize>,
+    /// The window of those that are wanted, in milliseconds.
+    pub(crate) window: Range<i64>,
+}
+
 /// Packs pages of one frame, ascending in time. `cells` has the cells of each page.
 pub(crate) fn encode(schema: &Schema, pages: &[&RawRows], cells: &[&[Cell]], effort: Effort) -> Vec<u8> {
     let mut out = Vec::with_capacity(pages.iter().map(|page| 64 + page.len() * schema.columns()).sum());
@@ -111,8 +124,10 @@ impl<'a> Chunk<'a> {
         let mut reader = ByteReader(bytes);
         let pages = heads(schema, &mut reader)?;
         let rows: Vec<usize> = pages.iter().map(|page| page.rows).collect();
-        let columns =
-            (0..schema.columns()).map(|_| PackedColumn::read(&mut reader, &rows)).collect::<Result<_, _>>()?;
+        let mut columns = Vec::with_capacity(schema.columns());
+        for _ in 0..schema.columns() {
+            columns.push(PackedColumn::read(&mut reader, &rows)?);
+        }
         Ok(Self { pages, columns })
     }
 
@@ -123,21 +138,20 @@ impl<'a> Chunk<'a> {
         Ok(RawRows { at_ms: head.at_ms(), columns, before: head.before.clone(), generation: head.generation })
     }
 
-    /// Unpacks some columns of some pages, each with the number of its rows that are wanted, and appends them: the times
-    /// to `at_ms`, and the readings of each column to the one of its place in `columns`.
+    /// Unpacks some columns of parts of pages, and appends them: the times to `at_ms`, and the readings of each column to
+    /// the one of its place in `columns`.
     pub(crate) fn append(
         &self,
-        pages: &[(usize, usize)],
+        parts: &[PagePart],
         wanted: &[usize],
         at_ms: &mut Vec<i64>,
         columns: &mut [Vec<f64>],
     ) -> Result<(), CorruptData> {
-        let mut of_pages = Vec::with_capacity(pages.len());
-        for &(page, wanted) in pages {
-            let head = self.pages.get(page).ok_or(CorruptData)?;
-            let wanted = wanted.min(head.rows);
-            at_ms.extend(head.at_ms().into_iter().take(wanted));
-            of_pages.push(PageRows { page, rows: head.rows, wanted });
+        let mut of_pages = Vec::with_capacity(parts.len());
+        for PagePart { page, rows, window } in parts {
+            let head = self.pages.get(*page).ok_or(CorruptData)?;
+            let wanted = head.append_times(window, rows, at_ms);
+            of_pages.push(PageRows { page: *page, rows: head.rows, wanted });
         }
         for (index, column) in wanted.iter().zip(columns) {
             self.columns.get(*index).ok_or(CorruptData)?.append(&of_pages, column)?;
@@ -148,14 +162,35 @@ impl<'a> Chunk<'a> {
 
 impl PageHead {
     fn at_ms(&self) -> Vec<i64> {
+        let mut at_ms = Vec::with_capacity(self.rows);
+        self.append_times(&(i64::MIN..i64::MAX), &(0..self.rows), &mut at_ms);
+        at_ms
+    }
+
+    /// Appends the times of the rows that count and are in a window. Returns which rows these are.
+    fn append_times(&self, window: &Range<i64>, counted: &Range<usize>, at_ms: &mut Vec<i64>) -> Range<usize> {
+        let counted = counted.start..counted.end.min(self.rows);
         match &self.times {
-            RowTimes::Regular(step) => (0..self.rows as i64).map(|row| self.first_ms + row * step).collect(),
+            RowTimes::Regular(step) => {
+                let rows_before = |at_ms: i64| match at_ms.saturating_sub(self.first_ms) {
+                    ..=0 => 0,
+                    later_ms => usize::try_from((later_ms - 1) / (*step).max(1) + 1).unwrap_or(usize::MAX),
+                };
+                let until = rows_before(window.end).min(counted.end);
+                let from = rows_before(window.start).max(counted.start).min(until);
+                at_ms.extend((from..until).map(|row| self.first_ms + row as i64 * step));
+                from..until
+            }
             RowTimes::Steps(steps) => {
                 let later = steps.iter().scan(self.first_ms, |at, step| {
                     *at += step;
                     Some(*at)
                 });
-                std::iter::once(self.first_ms).chain(later).collect()
+                let times: Vec<i64> = std::iter::once(self.first_ms).chain(later).collect();
+                let until = times.partition_point(|at_ms| *at_ms < window.end).min(counted.end);
+                let from = times.partition_point(|at_ms| *at_ms < window.start).max(counted.start).min(until);
+                at_ms.extend_from_slice(times.get(from..until).unwrap_or_default());
+                from..until
             }
         }
     }
@@ -187,17 +222,24 @@ pub(crate) fn heads(schema: &Schema, reader: &mut ByteReader<'_>) -> Result<Vec<
             RowTimes::Steps(steps) => steps.iter().try_fold(0i64, |sum, step| sum.checked_add(*step)),
         };
         let last_ms = first_ms.checked_add(span.ok_or(CorruptData)?).ok_or(CorruptData)?;
-        let wanted =
-            floors.iter_mut().enumerate().map(|(index, floor)| (cells::CellEncoding::of(schema, index), floor));
-        let cells = wanted.map(|(wanted, floor)| cells::read(reader, wanted, rows, floor)).collect::<Result<_, _>>()?;
-        let before = schema.fields().iter().map(|field| match field.kind {
-            Kind::Counter { .. } => read_before(reader, first_ms, schema.has_delay()),
-            Kind::Gauge => Ok(None),
-        });
-        let before = before.collect::<Result<_, _>>()?;
-        Ok(PageHead { first_ms, last_ms, rows, generation, cells, times, before })
+        let mut cells = Vec::with_capacity(floors.len());
+        for (index, floor) in floors.iter_mut().enumerate() {
+            cells.push(cells::read(reader, cells::CellEncoding::of(schema, index), rows, floor)?);
+        }
+        let mut before = Vec::with_capacity(floors.len());
+        for field in schema.fields() {
+            before.push(match field.kind {
+                Kind::Counter { .. } => read_before(reader, first_ms, schema.has_delay())?,
+                Kind::Gauge => None,
+            });
+        }
+        Ok(PageHead { first_ms, last_ms, rows, generation, cells: cells.into(), times, before })
     };
-    (0..pages).map(|_| page()).collect()
+    let mut heads = Vec::with_capacity(pages);
+    for _ in 0..pages {
+        heads.push(page()?);
+    }
+    Ok(heads)
 }
 
 /// Delays are in tenths of a millisecond.

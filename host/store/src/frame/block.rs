@@ -1,7 +1,8 @@
+use super::Readings;
 use crate::archive::{PageEntry, Segment};
 use crate::cache::{BlockCache, BlockId};
 use crate::cell::Cells;
-use crate::codec::{Chunk, CorruptData};
+use crate::codec::{Chunk, CorruptData, PagePart};
 use crate::rows::{PartCells, RawRows, RowValues};
 use crate::{Layout, Schema};
 use std::sync::{Arc, OnceLock};
@@ -126,7 +127,7 @@ impl Block {
 
     /// Unpacks the rows.
     pub(crate) fn unpack(&self, schema: &Schema) -> Result<RawRows, UnreadableBlock> {
-        let mut rows = self.with_chunk(schema, |chunk| chunk.rows(self.place.page.into()))?;
+        let mut rows = self.with_chunk(schema, &mut Vec::new(), |chunk| chunk.rows(self.place.page.into()))?;
         rows.truncate(self.rows);
         Ok(rows)
     }
@@ -142,17 +143,17 @@ impl Block {
         }
     }
 
-    /// Unpacks the times and the readings of some columns of this block and of others whose pages are beside its own,
-    /// and appends them.
+    /// Unpacks some columns of this block and of others whose pages are beside its own, and appends them: see
+    /// [`Chunk::append`].
     pub(crate) fn append(
         &self,
-        pages: &[(usize, usize)],
+        parts: &[PagePart],
         schema: &Schema,
         columns: &[usize],
-        at_ms: &mut Vec<i64>,
-        readings: &mut [Vec<f64>],
+        readings: &mut Readings,
     ) -> Result<(), UnreadableBlock> {
-        self.with_chunk(schema, |chunk| chunk.append(pages, columns, at_ms, readings))
+        let Readings { at_ms, columns: readings, chunk: read } = readings;
+        self.with_chunk(schema, read, |chunk| chunk.append(parts, columns, at_ms, readings))
     }
 
     pub(crate) fn values(&self, schema: &Schema, cache: &BlockCache) -> Result<Arc<RowValues>, UnreadableBlock> {
@@ -189,7 +190,7 @@ impl Block {
     }
 
     fn read_cells(&self, schema: &Schema, layout: Layout) -> Result<Cells, UnreadableBlock> {
-        self.with_chunk(schema, |chunk| {
+        self.with_chunk(schema, &mut Vec::new(), |chunk| {
             let page = usize::from(self.place.page);
             let head = chunk.pages.get(page).ok_or(CorruptData)?;
             if head.rows == self.rows {
@@ -202,18 +203,16 @@ impl Block {
         })
     }
 
+    /// Passes the block's chunk to `look`. If it is in a file, it is read into `read`.
     fn with_chunk<T>(
         &self,
         schema: &Schema,
+        read: &mut Vec<u8>,
         look: impl FnOnce(Chunk<'_>) -> Result<T, CorruptData>,
     ) -> Result<T, UnreadableBlock> {
-        let stored;
-        let bytes: &[u8] = match &self.place.bytes {
+        let bytes = match &self.place.bytes {
             ChunkBytes::Memory(bytes) => bytes,
-            ChunkBytes::Stored { file, offset, length } => {
-                stored = file.chunk(*offset, *length)?;
-                &stored
-            }
+            ChunkBytes::Stored { file, offset, length } => file.chunk(*offset, *length, read)?,
         };
         Ok(look(Chunk::read(schema, bytes)?)?)
     }

@@ -25,6 +25,7 @@ pub(crate) use block::{Block, BlockPlace, ChunkBytes, UnreadableBlock};
 pub(crate) use blocks::{BlockRef, Blocks};
 pub(crate) use buckets::Buckets;
 pub(crate) use open::OpenBlock;
+pub(crate) use readings::Readings;
 pub(crate) use resources::StoreResources;
 pub(crate) use view::FrameView;
 pub(crate) use write_times::AHEAD_MS;

@@ -4,7 +4,8 @@
 mod tests;
 
 use crate::archive::{self, Disk as _, FileRole, FolderSnapshot, HistoryFolder, NoteValues, RestoreReport};
-use crate::frame::{BlockRef, Blocks, Frame, FrameRow, FrameView, StoreResources};
+use crate::codec::PagePart;
+use crate::frame::{BlockRef, Blocks, Frame, FrameRow, FrameView, Readings, StoreResources};
 use crate::rows::RawRows;
 use crate::{ClockJump, InstanceId, Kind, Schema, StoreLimits, StoreUsage, clock_jumps};
 use std::collections::{BTreeMap, HashSet};
@@ -313,11 +314,12 @@ impl ExportedFrame {
             if self.is_wanted(at_ms) && !reading.is_nan() { each(at_ms, reading) } else { Ok(()) }
         };
         for block in self.blocks(&view) {
-            let (mut at_ms, mut readings) = (Vec::new(), [Vec::new()]);
-            let page = (block.place.page.into(), block.rows);
-            match block.append(&[page], self.schema(), &[field], &mut at_ms, &mut readings) {
+            let mut rows = Readings::new(1);
+            let all = PagePart { page: block.place.page.into(), rows: 0..block.rows, window: i64::MIN..i64::MAX };
+            match block.append(&[all], self.schema(), &[field], &mut rows) {
                 Ok(()) => {
-                    at_ms.into_iter().zip(readings.into_iter().flatten()).try_for_each(|(at, x)| hand_over(at, x))?;
+                    let readings = rows.columns.into_iter().flatten();
+                    rows.at_ms.into_iter().zip(readings).try_for_each(|(at, x)| hand_over(at, x))?;
                 }
                 Err(_) => unreadable += 1,
             }

@@ -26,6 +26,6 @@ pub(crate) use packed_labels::PackedLabels;
 pub use group::{GroupKey, LabelsTooLong, SeriesGroup, SeriesHandle, TickReport};
 pub use matcher::{LabelMatcher, LabelValues};
 pub use selection::{
-    FoundSeries, ReadingScale, STALE, SelectedSeries, SeriesColumn, SeriesSamples, SeriesSelection, VisitSamples,
-    in_order, is_stale,
+    FoundSeries, ReadingScale, STALE, SelectedSeries, SeriesColumn, SeriesSamples, SeriesSelection, VisitSeries,
+    VisitedSeries, in_order, is_stale,
 };

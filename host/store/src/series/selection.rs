@@ -1,14 +1,15 @@
 //! The samples of the series that a search found.
 
 use super::ahead::make_in_order;
-use crate::Frame;
+use crate::frame::Readings;
+use crate::{Frame, Windows};
 use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The bits of the NaN that marks the end of a series.
 const STALE_BITS: u64 = 0x7ff0_0000_0000_0002;
@@ -183,9 +184,9 @@ impl SeriesSelection {
     /// Returns the samples of each series in a window, in the order of the series: see [`SeriesSelection::visit`].
     pub fn samples(&self, window: Range<i64>) -> Vec<SeriesSamples> {
         let mut all: Vec<SeriesSamples> = vec![SeriesSamples::default(); self.series.len()];
-        let visited: Result<(), Infallible> = self.visit(window, usize::MAX, &mut |nth, at_ms, values| {
-            if let Some(samples) = all.get_mut(nth) {
-                *samples = SeriesSamples { at_ms: at_ms.to_vec(), values: values.to_vec() };
+        let visited: Result<(), Infallible> = self.visit(&Windows::one(window), usize::MAX, &mut |series| {
+            if let Some(samples) = all.get_mut(series.index) {
+                *samples = SeriesSamples { at_ms: series.at_ms.to_vec(), values: series.values.to_vec() };
                 samples.normalize();
             }
             Ok(())
@@ -194,43 +195,69 @@ impl SeriesSelection {
         all
     }
 
-    /// Passes the samples of each series in a window to `visit`: the number of the series, the times and the values.
-    /// Each block is unpacked once, and series that are recorded together come together. `most` samples are
-    /// unpacked at a time, or those of one series; some such parts are held.
+    /// Passes the samples of each series in some windows to `visit`. Each block is unpacked once, and series that are
+    /// recorded together come together. `most` samples are unpacked at a time, or those of one series; some such parts
+    /// are held.
     ///
-    /// A series that ends in the window has a [`STALE`] sample where it ends: at the first row without its value, or
+    /// A series that ends in a window has a [`STALE`] sample where it ends: at the first row without its value, or
     /// when no row comes for three intervals. Further such samples can follow. The error of `visit` ends the visit.
-    pub fn visit<E>(&self, window: Range<i64>, most: usize, visit: &mut VisitSamples<'_, E>) -> Result<(), E> {
+    pub fn visit<E>(&self, windows: &Windows, most: usize, visit: &mut VisitSeries<'_, E>) -> Result<(), E> {
         let frames = self.by_frame();
         let mut parts: Vec<FramePart<'_>> = Vec::new();
         let mut samples = 0;
-        for frame in &frames {
-            let rows = frame.frame.rows_in(&window).max(1);
+        for (number, frame) in frames.iter().enumerate() {
+            let rows = frame.frame.rows_in(windows).max(1);
             samples += rows.saturating_mul(frame.columns.len());
             let at_once = (most / rows).max(1);
             let columns = frame.columns.chunks(at_once).zip(frame.scales.chunks(at_once));
             parts.extend(columns.zip(frame.series.chunks(at_once)).map(|((columns, scales), series)| FramePart {
                 frame: &frame.frame,
+                number,
                 columns,
                 scales,
                 series,
             }));
         }
+        // Memory that was used is used again: memory that is new for each part costs as much as the values in it.
+        let spare: Mutex<Vec<PartSamples>> = Mutex::default();
+        let spare = || spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |part: &FramePart<'_>| {
+            let mut read = spare().pop().unwrap_or_default();
+            part.read(windows, &mut read);
+            read
+        };
         let mut joined = JoinedSeries { columns: &self.columns, unfinished: HashMap::new() };
-        let mut take = |part: &FramePart<'_>, read: PartSamples| joined.take(part, read, visit);
+        let mut take = |part: &FramePart<'_>, mut read: PartSamples| {
+            joined.take(part, &mut read, visit)?;
+            spare().push(read);
+            Ok(())
+        };
         if samples >= AHEAD_FROM {
-            let read = |nth: usize| parts.get(nth).map(|part| part.read(&window)).unwrap_or_default();
+            let read = |nth: usize| parts.get(nth).map(read).unwrap_or_default();
             return make_in_order(parts.len(), &read, &mut |nth, read| match parts.get(nth) {
                 Some(part) => take(part, read),
                 None => Ok(()),
             });
         }
-        parts.iter().try_for_each(|part| take(part, part.read(&window)))
+        parts.iter().try_for_each(|part| take(part, read(part)))
     }
 }
 
-/// Takes the number of a series, the times of its samples and their values.
-pub type VisitSamples<'a, E> = dyn FnMut(usize, &[i64], &[f64]) -> Result<(), E> + 'a;
+/// Takes a series that is visited.
+pub type VisitSeries<'a, E> = dyn FnMut(VisitedSeries<'_>) -> Result<(), E> + 'a;
+
+/// A series with its samples in a window.
+#[derive(Debug, Clone, Copy)]
+pub struct VisitedSeries<'a> {
+    /// The index of the series in the selection.
+    pub index: usize,
+    pub at_ms: &'a [i64],
+    pub values: &'a [f64],
+    /// All series of a visit with the same number have the same times.
+    pub times: Option<u64>,
+    /// Whether a value can be [`STALE`].
+    pub can_be_stale: bool,
+}
 
 /// From so many samples on, several threads unpack them.
 const AHEAD_FROM: usize = 1 << 17;
@@ -238,20 +265,30 @@ const AHEAD_FROM: usize = 1 << 17;
 /// Some columns of a frame, and the series that they are of.
 struct FramePart<'a> {
     frame: &'a Arc<Frame>,
+    /// The number of the frame among those of the selection.
+    number: usize,
     columns: &'a [usize],
     scales: &'a [ReadingScale],
     series: &'a [usize],
 }
 
 /// Times, and values of each column at these times.
-type PartSamples = (Vec<i64>, Vec<Vec<f64>>);
+#[derive(Default)]
+struct PartSamples {
+    readings: Readings,
+    /// Whether a value of each column is [`STALE`].
+    have_stale: Vec<bool>,
+}
 
 impl FramePart<'_> {
-    fn read(&self, window: &Range<i64>) -> PartSamples {
-        let (mut at_ms, mut values) = self.frame.rows(self.columns, window.clone());
-        end_where_pauses(&mut at_ms, &mut values, self.frame.stale_after_ms(), window.end);
-        values.iter_mut().zip(self.scales).for_each(|(values, scale)| scale.convert(values));
-        (at_ms, values)
+    /// Reads the part in place of what `into` held.
+    fn read(&self, windows: &Windows, into: &mut PartSamples) {
+        self.frame.read_rows(self.columns, windows, &mut into.readings);
+        let Readings { at_ms, columns, .. } = &mut into.readings;
+        end_where_pauses(at_ms, columns, self.frame.stale_after_ms(), windows);
+        let have_stale = columns.iter_mut().zip(self.scales).map(|(values, scale)| scale.convert(values));
+        into.have_stale.clear();
+        into.have_stale.extend(have_stale);
     }
 }
 
@@ -267,37 +304,41 @@ impl JoinedSeries<'_> {
     fn take<E>(
         &mut self,
         part: &FramePart<'_>,
-        (at_ms, values): PartSamples,
-        visit: &mut VisitSamples<'_, E>,
+        read: &mut PartSamples,
+        visit: &mut VisitSeries<'_, E>,
     ) -> Result<(), E> {
-        for (nth, values) in part.series.iter().zip(values) {
-            let frames = self.columns.get(*nth).map_or(0, Vec::len);
+        let Readings { at_ms, columns, .. } = &mut read.readings;
+        for ((index, values), has_stale) in part.series.iter().zip(columns).zip(&read.have_stale) {
+            let frames = self.columns.get(*index).map_or(0, Vec::len);
             if frames == 1 {
-                visit(*nth, &at_ms, &values)?;
+                let times = Some(part.number as u64);
+                visit(VisitedSeries { index: *index, at_ms, values, times, can_be_stale: *has_stale })?;
                 continue;
             }
-            let (seen, samples) = self.unfinished.entry(*nth).or_default();
-            let mut of_frame = SeriesSamples { at_ms: at_ms.clone(), values };
+            let (seen, samples) = self.unfinished.entry(*index).or_default();
+            let mut of_frame = SeriesSamples { at_ms: at_ms.clone(), values: std::mem::take(values) };
             of_frame.normalize();
             samples.append(&mut of_frame);
             *seen += 1;
             if *seen == frames {
-                let (_, samples) = self.unfinished.remove(nth).unwrap_or_default();
-                visit(*nth, &samples.at_ms, &samples.values)?;
+                let (_, SeriesSamples { at_ms, values }) = self.unfinished.remove(index).unwrap_or_default();
+                let (at_ms, values) = (&at_ms[..], &values[..]);
+                visit(VisitedSeries { index: *index, at_ms, values, times: None, can_be_stale: true })?;
             }
         }
         Ok(())
     }
 }
 
-/// Adds a row where the series of a frame end because no row comes for too long.
-fn end_where_pauses(at_ms: &mut Vec<i64>, columns: &mut [Vec<f64>], ends_after_ms: i64, until_ms: i64) {
+/// Adds a row where the series of a frame end because no row comes for too long. Between the windows, where rows can be
+/// missing because nobody wants them, nothing ends.
+fn end_where_pauses(at_ms: &mut Vec<i64>, columns: &mut [Vec<f64>], ends_after_ms: i64, windows: &Windows) {
     let pauses = at_ms.windows(2).enumerate().filter_map(|(row, pair)| match pair {
         [before, after] if after - before > ends_after_ms => Some((row + 1, before.saturating_add(ends_after_ms))),
         _ => None,
     });
     let last = at_ms.last().map(|last| (at_ms.len(), last.saturating_add(ends_after_ms)));
-    let ends: Vec<(usize, i64)> = pauses.chain(last.filter(|(_, ends_ms)| *ends_ms < until_ms)).collect();
+    let ends: Vec<(usize, i64)> = pauses.chain(last).filter(|(_, ends_ms)| windows.contains(*ends_ms)).collect();
     // From behind, so that the places before stay.
     for (row, ends_ms) in ends.into_iter().rev() {
         at_ms.insert(row, ends_ms);
@@ -322,11 +363,16 @@ impl ReadingScale {
 }
 
 impl ReadingScale {
-    /// Converts readings to values, gaps to [`STALE`].
-    fn convert(self, readings: &mut [f64]) {
-        for reading in readings {
-            *reading = if reading.is_nan() { STALE } else { self.value(*reading) };
+    /// Converts readings to values, gaps to [`STALE`]. Returns whether there are any.
+    fn convert(self, readings: &mut [f64]) -> bool {
+        // It looks at all, because many at once cost less than one after the other until the first.
+        let has_gaps = readings.iter().fold(false, |has_gaps, reading| has_gaps | reading.is_nan());
+        if has_gaps || self != Self::Same {
+            for reading in readings {
+                *reading = if reading.is_nan() { STALE } else { self.value(*reading) };
+            }
         }
+        has_gaps
     }
 }
 

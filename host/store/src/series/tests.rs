@@ -1,6 +1,6 @@
 use super::*;
 use crate::archive::simulated_disk::SimulatedDisk;
-use crate::{InstanceId, Keeper, Store, StoreLimits};
+use crate::{InstanceId, Keeper, Store, StoreLimits, Windows};
 use dropsonde_model::{Labels, MetricType};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -305,5 +305,48 @@ proptest! {
             prop_assert_eq!(newest(&opened.0, at_ms), current);
         }
         prop_assert_eq!(samples(&opened.0), expected);
+    }
+
+    #[test]
+    fn parts_of_a_window_have_the_samples_that_the_whole_window_has(
+        ticks in vec((1..6_i64, btree_map(0..4_u32, 0.0..100.0_f64, 0..4)), 1..400),
+        start in 0..400_i64, step in 1..300_i64, length in 1..60_i64,
+    ) {
+        let sim = SimulatedDisk::new(7);
+        let (store, mut keeper, _) = Store::on(Arc::new(sim), &StoreLimits::default()).unwrap();
+        let mut group = store.series_group(key());
+        let mut at_ms = 0;
+        for (nth, (seconds, values)) in ticks.iter().enumerate() {
+            at_ms += seconds * SECOND;
+            push(&mut group, at_ms, values.iter().map(|(number, value)| (*number, *value)));
+            if nth % 50 == 0 {
+                keeper.step(at_ms);
+            }
+        }
+        let window = start * SECOND + 1..at_ms + 10 * SECOND;
+        let selection = store.select(&all(), ALWAYS);
+        let whole = selection.samples(window.clone());
+        let windows = Windows::every(step * SECOND, length * SECOND, window.clone());
+        let mut visited = vec![SeriesSamples::default(); whole.len()];
+        let took: Result<(), ()> = selection.visit(&windows, 100, &mut |series| {
+            assert!(series.can_be_stale || !series.values.iter().any(|value| is_stale(*value)));
+            visited[series.index] = SeriesSamples { at_ms: series.at_ms.to_vec(), values: series.values.to_vec() };
+            Ok(())
+        });
+        prop_assert_eq!(took, Ok(()));
+        for (whole, parts) in whole.iter().zip(&visited) {
+            for first_ms in (window.start..window.end).step_by((step * SECOND) as usize) {
+                let part = first_ms..(first_ms + length * SECOND).min(window.end);
+                // The samples of a part, and whether the series goes on at its end.
+                let of_part = |samples: &SeriesSamples| {
+                    let all = samples.at_ms.iter().copied().zip(samples.values.iter().copied());
+                    let within: Vec<(i64, f64)> = all.filter(|(at_ms, _)| part.contains(at_ms)).collect();
+                    let goes_on = within.last().is_some_and(|(_, value)| !is_stale(*value));
+                    let values = within.into_iter().filter(|(_, value)| !is_stale(*value)).collect::<Vec<_>>();
+                    (values, goes_on)
+                };
+                prop_assert_eq!(of_part(whole), of_part(parts), "from {}", first_ms);
+            }
+        }
     }
 }
