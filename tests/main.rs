@@ -55,6 +55,7 @@ mod harness;
 mod history;
 mod hostile;
 mod http;
+mod kept_samples;
 mod lifecycle;
 mod metrics;
 mod monitoring;

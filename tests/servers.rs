@@ -4,6 +4,7 @@ use crate::harness::{Host, Nginx, Podman, Prometheus, Response, Server, wait_unt
 use dropsonde_openmetrics::ExpositionFormat;
 use dropsonde_openmetrics::read::{ExpositionLine, read};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -31,7 +32,7 @@ fn what_real_servers_expose_is_read_as_prometheus_reads_it_and_the_presets_find_
     let mut config = "poll.interval = '200ms'\n".to_owned();
     for (name, server, preset, _) in &servers {
         config += &format!(
-            "[[plugins.scrape.config.targets]]\nid = '{name}'\nurl = 'http://{}/metrics'\npreset = '{preset}'\n",
+            "[[plugins.scrape.config.targets]]\nid = '{name}'\nurl = 'http://{}/metrics'\npreset = '{preset}'\nkeep = 'all'\n",
             server.address
         );
     }
@@ -44,11 +45,40 @@ fn what_real_servers_expose_is_read_as_prometheus_reads_it_and_the_presets_find_
             usage.status == 200 && usage.json()[field].as_f64() > Some(0.0)
         });
         assert_eq!(usage.json()["up"], 1, "{name}: {}", usage.body);
+        // All samples are kept, under the names and labels that they have in Prometheus.
+        let (ours, theirs) = (format!("{{sampler='scrape',id='{name}'}}"), format!("{{job='{name}'}}"));
+        wait_until(&format!("the kept series of {name} are not those of Prometheus"), || {
+            let (ours, theirs) = (host.get(&current(&ours)).json(), prometheus.get(&current(&theirs)));
+            let ours = series(&ours, &["job", "instance", "id", "sampler"]);
+            let theirs = series(&theirs, &["job", "instance"]);
+            !theirs.is_empty() && ours == theirs
+        });
     }
     let own = host.get("/v1/instances/host/usage").json();
     let exported = host.get("/v1/instances/node/usage").json();
     let limits = [&own, &exported].map(|usage| usage["memory_limit_mb"].as_f64().unwrap());
     assert!((limits[0] - limits[1]).abs() <= 1.0, "{limits:?}");
+}
+
+/// Returns the path of a question for the current series that a selector selects.
+fn current(selector: &str) -> String {
+    let encoded: String = selector.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    format!("/api/v1/query?query={encoded}")
+}
+
+/// Returns the series in an answer of the API without labels that only one of two hosts has. A label that was renamed
+/// because of those has its name again.
+fn series(answer: &Value, own: &[&str]) -> BTreeSet<BTreeMap<String, String>> {
+    let all = answer["data"]["result"].as_array().into_iter().flatten().map(|series| series["metric"].clone());
+    let all = all.filter_map(|series| serde_json::from_value::<BTreeMap<String, String>>(series).ok());
+    let is_of_one =
+        |name: &str| ["dropsonde_", "scrape_series_", "scrape_samples_post_"].iter().any(|of| name.starts_with(of));
+    let all = all.filter(|labels| !is_of_one(&labels["__name__"]));
+    let others = |labels: BTreeMap<String, String>| {
+        let others = labels.into_iter().filter(|(name, _)| !own.contains(&&**name));
+        others.map(|(name, value)| (name.trim_start_matches("exported_").to_owned(), value)).collect()
+    };
+    all.map(others).collect()
 }
 
 fn say_not_tested(why: &str) {

@@ -54,6 +54,20 @@ pub enum DefineError {
 
 /// Defines a series, without the instance that it is about.
 pub fn define(name: &str, metric_type: MetricType, help: &str, labels: &[(&str, &str)]) -> Result<Series, DefineError> {
+    Ok(Series(host::define(&definition(name, metric_type, help, labels))?))
+}
+
+/// Defines a series whose labels replace those of the instance that have the same names, except `id` and `sampler`.
+pub fn define_keeping_labels(
+    name: &str,
+    metric_type: MetricType,
+    help: &str,
+    labels: &[(&str, &str)],
+) -> Result<Series, DefineError> {
+    Ok(Series(host::define_keeping_labels(&definition(name, metric_type, help, labels))?))
+}
+
+fn definition(name: &str, metric_type: MetricType, help: &str, labels: &[(&str, &str)]) -> host::Definition {
     let metric_type = match metric_type {
         MetricType::Counter => host::MetricType::Counter,
         MetricType::Gauge => host::MetricType::Gauge,
@@ -62,8 +76,7 @@ pub fn define(name: &str, metric_type: MetricType, help: &str, labels: &[(&str, 
         MetricType::Unknown => host::MetricType::Unknown,
     };
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let (name, help) = (name.to_owned(), help.to_owned());
-    Ok(Series(host::define(&host::Definition { name, metric_type, help, labels })?))
+    host::Definition { name: name.to_owned(), metric_type, help: help.to_owned(), labels }
 }
 
 /// Reports values of an instance that the host asks for. Several reports in one call of `sample` add up.
@@ -157,6 +170,11 @@ mod host {
                 table.definitions.len() - 1
             }) as u32)
         })
+    }
+
+    /// Here labels of instances are of no concern.
+    pub(super) fn define_keeping_labels(definition: &Definition) -> Result<u32, DefineError> {
+        define(definition)
     }
 
     pub(super) fn report(instance: &str, points: &[(u32, f64)]) {

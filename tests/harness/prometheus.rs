@@ -54,12 +54,23 @@ impl Prometheus {
         Self { address, child, _folder: folder }
     }
 
+    /// Returns an answer of the API, or null.
+    pub(crate) fn get(&self, path: &str) -> serde_json::Value {
+        let is_long = |(name, value): &(String, String)| name == "transfer-encoding" && value == "chunked";
+        let mut answer = client::stream(&self.address, path, "");
+        let body = if answer.head.headers.iter().any(is_long) {
+            std::iter::from_fn(|| answer.chunk()).collect()
+        } else {
+            client::request(&self.address, "GET", path, "").body
+        };
+        // Until it is ready it says so in words.
+        serde_json::from_str(&body).unwrap_or_default()
+    }
+
     /// Returns the value of a query now, if it has one.
     pub(crate) fn query(&self, query: &str) -> Option<f64> {
         let query = percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
-        let answer = client::request(&self.address, "GET", &format!("/api/v1/query?query={query}"), "");
-        // Until it is ready it says so in words.
-        let json: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let json = self.get(&format!("/api/v1/query?query={query}"));
         json["data"]["result"][0]["value"][1].as_str().and_then(|value| value.parse().ok())
     }
 

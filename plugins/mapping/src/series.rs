@@ -63,19 +63,26 @@ impl Scrape {
         Self { reader: ExpositionReader::new(format), mapping, found, count: 0 }
     }
 
-    /// Reads the next piece of an exposition.
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), String> {
+    /// Reads the next piece of an exposition. `also` gets each line.
+    pub fn push(&mut self, piece: &[u8], also: &mut dyn FnMut(&ExpositionLine<'_>)) -> Result<(), String> {
         let Self { reader, mapping, found, count } = self;
-        reader.push(piece, &mut |line| *count += take(mapping, found, line)).map_err(|error| error.to_string())?;
+        let mut read = |line: ExpositionLine<'_>| {
+            also(&line);
+            *count += take(mapping, found, line);
+        };
+        reader.push(piece, &mut read).map_err(|error| error.to_string())?;
         if *count > MOST_SERIES {
             return Err(format!("its fields are made of more than {MOST_SERIES} series; select fewer"));
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<Vec<Found>>, String> {
+    fn finish(mut self, also: &mut dyn FnMut(&ExpositionLine<'_>)) -> Result<Vec<Vec<Found>>, String> {
         let Self { reader, mapping, ref mut found, .. } = self;
-        let end = reader.finish(&mut |line| _ = take(&mapping, found, line));
+        let end = reader.finish(&mut |line| {
+            also(&line);
+            take(&mapping, found, line);
+        });
         end.map_err(|error| error.to_string())?;
         Ok(self.found)
     }
@@ -118,9 +125,10 @@ impl ScrapedSeries {
         Self { mapping, last: vec![HashMap::new(); selections], totals: vec![0.0; selections], scrapes: 0 }
     }
 
-    /// Ends a scrape. Returns the value of each field of the mapping; NaN is none.
-    pub fn end(&mut self, scrape: Scrape) -> Result<Vec<f64>, String> {
-        let found = scrape.finish()?;
+    /// Ends a scrape. `also` gets the last line, if it has no end. Returns the value of each field of the mapping; NaN is
+    /// none.
+    pub fn end(&mut self, scrape: Scrape, also: &mut dyn FnMut(&ExpositionLine<'_>)) -> Result<Vec<f64>, String> {
+        let found = scrape.finish(also)?;
         self.scrapes = self.scrapes.wrapping_add(1);
         let outcomes: Vec<Outcome> =
             found.into_iter().enumerate().map(|(position, found)| self.outcome(position, found)).collect();
@@ -245,8 +253,8 @@ mod tests {
         let scrape = |exposition: &&str| {
             let mut scrape = Scrape::new(series.mapping.clone(), ExpositionFormat::Text);
             // In pieces, as they come from the network.
-            exposition.as_bytes().chunks(7).for_each(|piece| scrape.push(piece).unwrap());
-            series.end(scrape).unwrap()
+            exposition.as_bytes().chunks(7).for_each(|piece| scrape.push(piece, &mut |_| {}).unwrap());
+            series.end(scrape, &mut |_| {}).unwrap()
         };
         expositions.iter().map(scrape).collect()
     }
@@ -331,8 +339,8 @@ mod tests {
         let mut series = ScrapedSeries::new(Rc::new(mapping));
         let mut scrape = |text: &str| {
             let mut scrape = Scrape::new(series.mapping.clone(), ExpositionFormat::OpenMetrics);
-            scrape.push(text.as_bytes()).unwrap();
-            series.end(scrape)
+            scrape.push(text.as_bytes(), &mut |_| {}).unwrap();
+            series.end(scrape, &mut |_| {})
         };
         assert_eq!(scrape("a_total 10\n# EOF\n"), Ok(vec![0.0]));
         assert!(scrape("a_total 1\n").is_err(), "it was cut off");
@@ -344,7 +352,7 @@ mod tests {
         let mapping = Mapping::new(&serde_json::from_str(r#"{"x": {"value": "a"}}"#).unwrap()).unwrap();
         let mut scrape = Scrape::new(Rc::new(mapping), ExpositionFormat::Text);
         let lines: String = (0..MOST_SERIES).map(|nth| format!("a{{n=\"{nth}\"}} 1\nb 1\n")).collect();
-        assert_eq!(scrape.push(lines.as_bytes()), Ok(()));
-        assert!(scrape.push(b"a 1\n").unwrap_err().contains("more than 50000 series"));
+        assert_eq!(scrape.push(lines.as_bytes(), &mut |_| {}), Ok(()));
+        assert!(scrape.push(b"a 1\n", &mut |_| {}).unwrap_err().contains("more than 50000 series"));
     }
 }

@@ -1,5 +1,6 @@
 //! The plugin's configuration: `[plugins.scrape.config]`.
 
+use crate::keep::Keep;
 use crate::presets::preset;
 use crate::relabel::{RelabelConfig, RelabelRule};
 use dropsonde_guest::{Failure, Need};
@@ -76,6 +77,12 @@ struct HowConfig {
     preset: Option<String>,
     /// Fields, or the name of one of `mappings`. Fields beside a preset are added to it, or replace its own.
     mapping: Option<MappingChoice>,
+    /// Which samples are kept as series.
+    #[serde(default)]
+    keep: Keep,
+    /// Whether labels of samples win over those of the target.
+    #[serde(default)]
+    honor_labels: bool,
     #[serde(flatten)]
     request: RequestConfig,
 }
@@ -145,6 +152,8 @@ pub(crate) enum TargetList {
 #[derive(Debug, Clone)]
 pub(crate) struct ScrapeSettings {
     pub(crate) mapping: Rc<Mapping>,
+    pub(crate) keep: Keep,
+    pub(crate) honor_labels: bool,
     pub(crate) request: RequestSettings,
 }
 
@@ -244,7 +253,8 @@ impl HowConfig {
         if self.preset.as_deref() == Some("reverse-proxy") {
             request.interval.get_or_insert(PROXY_INTERVAL);
         }
-        Ok(ScrapeSettings { mapping: made.get(self)?, request })
+        let (keep, honor_labels) = (self.keep.clone(), self.honor_labels);
+        Ok(ScrapeSettings { mapping: made.get(self)?, keep, honor_labels, request })
     }
 }
 
@@ -276,10 +286,22 @@ impl MadeMappings<'_> {
 
 // === impl ScrapeSettings ===
 
+#[cfg(test)]
+impl ScrapeSettings {
+    /// Returns the settings of a target without fields.
+    pub(crate) fn of_nothing() -> Self {
+        let mapping = Rc::new(Mapping::new(&MappingConfig::new()).unwrap());
+        let request = RequestConfig::default().settings().unwrap();
+        Self { mapping, keep: Keep::Nothing, honor_labels: false, request }
+    }
+}
+
 /// Mappings are shared: two targets with the same fields have the same `Rc`.
 impl PartialEq for ScrapeSettings {
     fn eq(&self, other: &Self) -> bool {
-        Rc::ptr_eq(&self.mapping, &other.mapping) && self.request == other.request
+        let Self { mapping, keep, honor_labels, request } = self;
+        let is_kept_alike = (keep, honor_labels) == (&other.keep, &other.honor_labels);
+        Rc::ptr_eq(mapping, &other.mapping) && is_kept_alike && *request == other.request
     }
 }
 

@@ -5,9 +5,11 @@
 //!
 //! * `config`: the configuration. `presets`: mappings that come with the plugin.
 //! * `discovery`, `relabel`: targets that files and servers list.
+//! * `keep`: samples that are kept as series.
 
 mod config;
 mod discovery;
+mod keep;
 mod presets;
 mod relabel;
 mod yaml;
@@ -17,6 +19,7 @@ use dropsonde_guest::http::{Progress, Request};
 use dropsonde_guest::log::Troubles;
 use dropsonde_guest::{Aggregation, Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick};
 use dropsonde_openmetrics::ExpositionFormat;
+use keep::{KeptScrape, KeptSeries};
 use mapping::{Mapping, Scrape, ScrapedSeries, all_fields};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -44,6 +47,7 @@ struct Scraper {
 struct Target {
     config: TargetSettings,
     series: ScrapedSeries,
+    kept: KeptSeries,
     last: LastRequest,
 }
 
@@ -52,6 +56,8 @@ struct Visited {
     mapping: Rc<Mapping>,
     /// None before the response's head.
     scrape: Option<Scrape>,
+    /// None if no samples are kept.
+    kept: Option<KeptScrape>,
 }
 
 // === impl Scraper ===
@@ -97,7 +103,7 @@ impl Sampler for Scraper {
         let mut readings = Readings::empty(instances.len(), self.fields.len());
         let mut round = Round::default();
         for (row, id) in instances.iter().enumerate() {
-            let Some(Target { config, last, .. }) = self.targets.get_mut(id) else {
+            let Some(Target { config, last, kept, .. }) = self.targets.get_mut(id) else {
                 let unknown = match self.is_list_missing {
                     true => Failure::unavailable("the list of targets cannot be read"),
                     false => Failure::Gone,
@@ -107,8 +113,11 @@ impl Sampler for Scraper {
             };
             if last.is_due(tick, config.how.request.interval) {
                 let request = Request::get(&config.url).header("accept", ACCEPT);
-                let visited = Visited { mapping: config.how.mapping.clone(), scrape: None };
+                let mapping = config.how.mapping.clone();
+                let visited = Visited { mapping, scrape: None, kept: kept.begin(&config.how) };
                 round.ask(row, request, &config.how.request, visited);
+            } else {
+                kept.repeat(id);
             }
         }
         for visit in round.go(tick, Visited::take) {
@@ -144,17 +153,24 @@ impl Scraper {
         }
         for id in before.into_keys().filter(|id| !self.targets.contains_key(id)) {
             self.troubles.forget(&of_target(&id));
+            self.troubles.forget(&format!("samples of target {id}"));
         }
     }
 
     /// Writes the row of a target.
     fn finish(&mut self, id: &str, mut visit: Visit<Visited>, readings: &mut Readings) {
         let Some(target) = self.targets.get_mut(id) else { return };
+        let mut kept = visit.found.kept.take();
         let read = match (visit.failure.take(), visit.found.scrape.take()) {
-            (None, Some(scrape)) => target.series.end(scrape),
+            (None, Some(scrape)) => {
+                let read = target.series.end(scrape, &mut |line| kept.iter_mut().for_each(|kept| kept.take(line)));
+                read.and_then(|read| kept.as_ref().map_or(Ok(()), KeptScrape::check).map(|()| read))
+            }
             (Some(why), _) => Err(why),
             (None, None) => Err("no answer in time".to_owned()),
         };
+        let not_kept = kept.and_then(|kept| target.kept.end(id, kept, read.is_ok(), visit.total_ms));
+        self.troubles.report(&format!("samples of target {id}"), not_kept);
         let Some(row) = visit.row(readings, self.fields.len()) else { return };
         if let [up, duration, ..] = row {
             *up = f64::from(u8::from(read.is_ok()));
@@ -180,7 +196,7 @@ fn of_target(id: &str) -> String {
 impl Target {
     fn new(config: TargetSettings) -> Self {
         let series = ScrapedSeries::new(config.how.mapping.clone());
-        Self { config, series, last: LastRequest::default() }
+        Self { config, series, kept: KeptSeries::default(), last: LastRequest::default() }
     }
 }
 
@@ -198,10 +214,11 @@ impl Visited {
                 Ok(())
             }
             Progress::Head(head) => Err(format!("the server answered with status {}", head.status)),
-            Progress::Body(piece) => match &mut self.scrape {
-                Some(scrape) => scrape.push(piece),
-                None => Ok(()),
-            },
+            Progress::Body(piece) => {
+                let Self { scrape: Some(scrape), kept, .. } = self else { return Ok(()) };
+                scrape.push(piece, &mut |line| kept.iter_mut().for_each(|kept| kept.take(line)))?;
+                kept.as_ref().map_or(Ok(()), KeptScrape::check)
+            }
             Progress::Sent | Progress::End(_) => Ok(()),
         }
     }

@@ -126,7 +126,7 @@ impl Textfile {
     fn row(&mut self, id: &str, tick: &Tick) -> Result<Reading, Failure> {
         let folder = self.folders.get_mut(id).ok_or(Failure::Gone)?;
         let ReadFolder { files, failed, oldest_ms, scrape } = folder.read()?;
-        let values = folder.series.end(scrape).map_err(Failure::unavailable)?;
+        let values = folder.series.end(scrape, &mut |_| {}).map_err(Failure::unavailable)?;
         self.troubles.report(&folder.config.path, (!failed.is_empty()).then(|| failed.join("; ")));
         let age = oldest_ms.map_or(f64::NAN, |oldest_ms| tick.at_ms.saturating_sub(oldest_ms) as f64 / 1000.0);
         let mut row = vec![f64::NAN; self.fields.len()];
@@ -175,7 +175,7 @@ impl ReadFolder {
         read(&bytes, ExpositionFormat::Text, &mut |_| {}).map_err(|error| error.to_string())?;
         // The next file begins on a line of its own.
         bytes.push(b'\n');
-        self.scrape.push(&bytes)?;
+        self.scrape.push(&bytes, &mut |_| {})?;
         self.oldest_ms = Some(self.oldest_ms.map_or(modified_ms, |oldest_ms| oldest_ms.min(modified_ms)));
         Ok(())
     }

@@ -150,10 +150,12 @@ impl InstanceSeries {
     }
 }
 
-/// Returns the labels of a series with those of its instance. A label of the series that has the name of one of the
-/// instance's gets another name, as in Prometheus.
+/// Returns the labels of a series with those of its instance. As in Prometheus, a label of the series that has the name
+/// of one of the instance's gets another name; or it wins, if the series keeps its labels.
 fn labels(definition: &SeriesDefinition, own: &Labels, instance: &str, sampler: &str) -> Labels {
-    let of_host = || own.iter().chain([("id", instance), ("sampler", sampler)]);
+    let is_left_out = |key: &str| definition.keeps_labels && definition.labels.get(key).is_some();
+    let own = || own.iter().filter(|(key, _)| !is_left_out(key));
+    let of_host = || own().chain([("id", instance), ("sampler", sampler)]);
     let named = definition.labels.iter().map(|(key, value)| {
         let mut key = key.to_owned();
         while of_host().any(|(own, _)| own == key) {
@@ -170,10 +172,15 @@ mod tests {
     use dropsonde_model::MetricType;
 
     #[test]
-    fn labels_of_a_series_that_its_instance_has_too_are_renamed() {
+    fn labels_of_a_series_that_its_instance_has_too_are_renamed_or_win() {
         let given = Labels::from([("__name__", "up"), ("id", "7"), ("job", "a"), ("zone", "x")]);
-        let definition = SeriesDefinition { labels: given, metric_type: MetricType::Gauge, help: String::new() };
-        let own = Labels::from([("job", "mine")]);
+        let definition = |keeps_labels| SeriesDefinition {
+            labels: given.clone(),
+            metric_type: MetricType::Gauge,
+            help: String::new(),
+            keeps_labels,
+        };
+        let own = Labels::from([("job", "mine"), ("team", "a")]);
         let expected = Labels::from([
             ("__name__", "up"),
             ("exported_id", "7"),
@@ -181,8 +188,19 @@ mod tests {
             ("id", "web-1"),
             ("job", "mine"),
             ("sampler", "scrape"),
+            ("team", "a"),
             ("zone", "x"),
         ]);
-        assert_eq!(labels(&definition, &own, "web-1", "scrape"), expected);
+        assert_eq!(labels(&definition(false), &own, "web-1", "scrape"), expected);
+        let expected = Labels::from([
+            ("__name__", "up"),
+            ("exported_id", "7"),
+            ("id", "web-1"),
+            ("job", "a"),
+            ("sampler", "scrape"),
+            ("team", "a"),
+            ("zone", "x"),
+        ]);
+        assert_eq!(labels(&definition(true), &own, "web-1", "scrape"), expected);
     }
 }

@@ -29,6 +29,8 @@ pub struct SeriesDefinition {
     pub labels: Labels,
     pub metric_type: MetricType,
     pub help: String,
+    /// Whether its labels win over those of the instance.
+    pub keeps_labels: bool,
 }
 
 /// Why a series was not defined.
@@ -44,7 +46,7 @@ pub(crate) enum NotDefined {
 #[derive(Debug)]
 pub(crate) struct SeriesTable {
     definitions: SeriesDefinitions,
-    handles: HashMap<Labels, u32>,
+    handles: HashMap<(Labels, bool), u32>,
     /// Most definitions.
     most: usize,
     bytes: usize,
@@ -86,9 +88,11 @@ impl SeriesTable {
         metric_type: MetricType,
         help: String,
         labels: Vec<(String, String)>,
+        keeps_labels: bool,
     ) -> Result<u32, NotDefined> {
         let labels = checked(name, labels)?;
-        if let Some(known) = self.handles.get(&labels) {
+        let key = (labels.clone(), keeps_labels);
+        if let Some(known) = self.handles.get(&key) {
             return Ok(*known);
         }
         let bytes = self.bytes.saturating_add(labels.as_text().len() + help.len());
@@ -97,8 +101,8 @@ impl SeriesTable {
         }
         let mut all = self.definitions.0.write().unwrap_or_else(PoisonError::into_inner);
         let handle = u32::try_from(all.len()).map_err(|_| NotDefined::TooMany(self.most))?;
-        all.push(Arc::new(SeriesDefinition { labels: labels.clone(), metric_type, help }));
-        self.handles.insert(labels, handle);
+        all.push(Arc::new(SeriesDefinition { labels, metric_type, help, keeps_labels }));
+        self.handles.insert(key, handle);
         self.bytes = bytes;
         Ok(handle)
     }
@@ -177,7 +181,7 @@ mod tests {
 
     fn define(table: &mut SeriesTable, name: &str, labels: &[(&str, &str)]) -> Result<u32, NotDefined> {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        table.define(name, MetricType::Gauge, String::new(), labels)
+        table.define(name, MetricType::Gauge, String::new(), labels, false)
     }
 
     #[test]

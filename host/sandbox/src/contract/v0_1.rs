@@ -254,6 +254,25 @@ impl metrics::Host for Guest {
 
 impl series::Host for Guest {
     fn define(&mut self, definition: series::Definition) -> Result<series::Handle, series::DefineError> {
+        self.define_series(definition, false)
+    }
+
+    fn define_keeping_labels(&mut self, definition: series::Definition) -> Result<series::Handle, series::DefineError> {
+        self.define_series(definition, true)
+    }
+
+    fn report(&mut self, instance: String, points: Vec<(series::Handle, f64)>) {
+        let ignored = self.series.report(instance, points);
+        self.metrics.ignore(ignored);
+    }
+}
+
+impl Guest {
+    fn define_series(
+        &mut self,
+        definition: series::Definition,
+        keeps_labels: bool,
+    ) -> Result<series::Handle, series::DefineError> {
         let series::Definition { name, metric_type, help, labels } = definition;
         let metric_type = match metric_type {
             series::MetricType::Counter => MetricType::Counter,
@@ -262,13 +281,8 @@ impl series::Host for Guest {
             series::MetricType::Summary => MetricType::Summary,
             series::MetricType::Unknown => MetricType::Unknown,
         };
-        let defined = self.series.define(&name, metric_type, help, labels);
+        let defined = self.series.define(&name, metric_type, help, labels, keeps_labels);
         Ok(defined.map_err(|why| self.not_defined(why))?)
-    }
-
-    fn report(&mut self, instance: String, points: Vec<(series::Handle, f64)>) {
-        let ignored = self.series.report(instance, points);
-        self.metrics.ignore(ignored);
     }
 }
 
