@@ -72,6 +72,7 @@ mod reload;
 mod sandbox;
 mod scraping;
 mod series;
+mod series_stream;
 mod servers;
 mod shares;
 mod snapshot;

@@ -13,7 +13,7 @@
 //! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`,
 //!   `reload`, `health`, `host`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads
 //!   them; `points_json`, `by_instance`: answers with many points, or with many instances.
-//! * `promql`: Prometheus' query API, for its clients.
+//! * `series`: series by their labels; `series_stream`: their samples as they come. `promql`: Prometheus' query API.
 //! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `instance_selection`: the
 //!   selection of instances; `range_query`: the parameters of a range query; `fields`: the field names of a query;
 //!   `etag`: conditional answers.
@@ -61,6 +61,7 @@ pub mod reload;
 mod rights;
 mod routes;
 mod series;
+mod series_stream;
 mod server;
 mod snapshot;
 mod source_events;

@@ -44,6 +44,7 @@ const RANGE_OF_WORKLOAD: &[&str] = &["range", "since", "until", "resolution", "p
 
 /// Query parameters that choose instances.
 const INSTANCES: &[&str] = &["instance", "label"];
+const STREAMED: &[&str] = &["instance", "label", "match[]"];
 
 /// Query parameters of the list of series.
 const SERIES: &[&str] = &["match[]", "since", "until", "limit", "after"];
@@ -116,7 +117,7 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get("/v1/instances/{id}/usage/stream", READ, stream::usage),
         get("/v1/usage", READ, usage::latest_of_many).taking(INSTANCES),
         get("/v1/usage/range", READ, usage::range_of_many).taking(RANGE_OF_MANY),
-        get("/v1/stream", READ, stream::many).taking(INSTANCES),
+        get("/v1/stream", READ, stream::many).taking(STREAMED),
         get("/v1/workloads/{workload}/usage/range", READ, usage::range_of_workload).taking(RANGE_OF_WORKLOAD),
         get("/v1/workloads/{workload}/usage/stream", READ, stream::workload),
         get("/v1/series", READ, series::list).taking(SERIES),

@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// The parameter with selectors, as Prometheus names it.
-const MATCH: &str = "match[]";
+pub(super) const MATCH: &str = "match[]";
 
 /// The most series of a list, if the client names no limit.
 const USUAL_LIMIT: usize = 1000;
@@ -35,8 +35,8 @@ const AT_ONCE: usize = 256;
 /// Most samples that are read together, unless one series has more.
 const SAMPLES_AT_ONCE: usize = 1 << 16;
 
-/// How long before now a sample may be that federation shows.
-const LOOKBACK_MS: i64 = 300_000;
+/// How long before now a sample may be that federation shows, or with which a stream begins.
+pub(super) const LOOKBACK_MS: i64 = 300_000;
 
 /// The most series that one request may select.
 const MOST_SELECTED: usize = 200_000;
@@ -147,7 +147,7 @@ pub(crate) async fn federate(
 
 /// Finds the series that selectors select and that have samples in a window. Returns them with the memory that is
 /// reserved for them.
-async fn selected(
+pub(super) async fn selected(
     app: &Arc<App>,
     peer: &Peer,
     selectors: Vec<Vec<Matcher>>,
@@ -188,7 +188,7 @@ fn in_parts(
 }
 
 /// Returns the selectors of a query.
-fn selectors(parameters: &QueryParameters<'_>) -> Result<Vec<Vec<Matcher>>, ApiError> {
+pub(super) fn selectors(parameters: &QueryParameters<'_>) -> Result<Vec<Vec<Matcher>>, ApiError> {
     let parse =
         |text: &str| parse_selector(text).map_err(|why| ApiError::invalid(MATCH, format_args!("{text:?}: {why}")));
     parameters.all(MATCH).map(parse).collect()
@@ -201,7 +201,7 @@ fn labels_of(text: &str) -> Result<Labels, ApiError> {
 }
 
 /// Returns a series as a selector that selects it.
-fn named(labels: &Labels) -> String {
+pub(super) fn named(labels: &Labels) -> String {
     let name = labels.get(NAME).unwrap_or_default();
     series_text(name, labels.iter().filter(|(key, _)| *key != NAME))
 }

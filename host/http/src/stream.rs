@@ -5,6 +5,8 @@ use super::instance_selection::{self, select};
 use super::instances::named;
 use super::range_query::QueryParameters;
 use super::rights::RequestCaller;
+use super::series::MATCH;
+use super::series_stream;
 use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
@@ -51,14 +53,18 @@ pub(crate) async fn usage(
     begin(&app, Selection::One(named(&id)?), &caller, &headers)
 }
 
-/// Streams the samples of many instances on one connection. Each event names its instance.
+/// Streams the samples of many instances on one connection, each event with its instance; or those of series.
 pub(crate) async fn many(
     State(app): AppState,
     Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    begin(&app, select(&QueryParameters::parse(query.as_deref()))?, &caller, &headers)
+    let parameters = QueryParameters::parse(query.as_deref());
+    if parameters.one(MATCH).is_some() {
+        return series_stream::follow(&app, &caller, &parameters, &headers).await;
+    }
+    begin(&app, select(&parameters)?, &caller, &headers)
 }
 
 /// Streams the samples of a workload: the sum of its instances.
@@ -78,20 +84,30 @@ pub(crate) fn begin(
     caller: &RequestCaller,
     request: &HeaderMap,
 ) -> Result<Response, ApiError> {
+    let claim = claim(app, caller)?;
+    let seen = request.get(LAST_EVENT_ID).map(|seen| String::from_utf8_lossy(seen.as_bytes()).into_owned());
+    let mut response = head(Body::empty());
+    let (peer, claim) = (caller.peer.id(), Arc::new(Mutex::new(Some(claim))));
+    response.extensions_mut().insert(PendingStream { selection, seen, peer, claim });
+    Ok(response)
+}
+
+/// Takes a place for one more stream of a client.
+pub(super) fn claim(app: &App, caller: &RequestCaller) -> Result<StreamPermit, ApiError> {
     let stream = &app.engine.options.load().stream;
     let share = caller.peer.share(stream.max_streams_per_peer, stream.streams(), stream.max_streams);
-    let claim = app.engine.hub.claim(Some(caller.peer.id()), share)?;
-    let seen = request.get(LAST_EVENT_ID).map(|seen| String::from_utf8_lossy(seen.as_bytes()).into_owned());
+    Ok(app.engine.hub.claim(Some(caller.peer.id()), share)?)
+}
+
+/// Returns the response with a stream as its body.
+pub(super) fn head(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, EVENT_STREAM),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         // nginx would hold events back to fill its buffer.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    let mut response = headers.into_response();
-    let (peer, claim) = (caller.peer.id(), Arc::new(Mutex::new(Some(claim))));
-    response.extensions_mut().insert(PendingStream { selection, seen, peer, claim });
-    Ok(response)
+    (headers, body).into_response()
 }
 
 /// Returns a comment for a reader that waits for something: with a misspelt id it would wait in silence.
@@ -120,7 +136,7 @@ fn waits_for(app: &App, selection: &Selection) -> Option<Bytes> {
 }
 
 pub(crate) fn is_stream(response: &Response) -> bool {
-    response.extensions().get::<PendingStream>().is_some()
+    response.headers().get(header::CONTENT_TYPE) == Some(&EVENT_STREAM)
 }
 
 impl From<TooManyStreams> for ApiError {

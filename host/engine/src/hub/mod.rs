@@ -79,6 +79,8 @@ struct HubInner {
     /// The most bytes of events that may wait for all readers of writers.
     bytes: AtomicUsize,
     state: Mutex<HubState>,
+    /// Tells streams that no writer writes when all streams of clients end.
+    ends: tokio::sync::watch::Sender<()>,
     /// Counts the events that slow readers lose.
     lost: IntCounter,
 }
@@ -174,6 +176,7 @@ impl Hub {
             unread: Quota::default(),
             bytes: AtomicUsize::new(usize::MAX),
             state: Mutex::new(state),
+            ends: tokio::sync::watch::Sender::new(()),
             lost,
         }))
     }
@@ -340,14 +343,21 @@ impl Hub {
         log.push(event, at_ms, most);
     }
 
-    /// Ends the streams of writers. Readers that still may read can come back, and then miss nothing.
+    /// Returns what changes when all streams of clients end.
+    pub fn ends(&self) -> tokio::sync::watch::Receiver<()> {
+        self.0.ends.subscribe()
+    }
+
+    /// Ends the streams of clients. Readers that still may read can come back, and then miss nothing.
     pub fn end_writer_streams(&self) {
+        self.0.ends.send_replace(());
         let state = self.lock();
         state.channels.end_written(&state.inboxes);
     }
 
     /// Ends all streams, because the host stops.
     pub fn close_all(&self) {
+        self.0.ends.send_replace(());
         let mut state = self.lock();
         state.is_closed = true;
         let HubState { channels, inboxes, .. } = &mut *state;

@@ -139,13 +139,9 @@ fn compute(
     match function {
         "rate" | "increase" => {
             let resets = Resets::of(windows);
-            let extrapolation = extrapolation.of(windows);
-            each(&|step, _| extrapolation.growth(windows, step, Some(&resets), function == "rate"));
+            extrapolation.of(windows).growth(windows, Some(&resets), function == "rate", row);
         }
-        "delta" => {
-            let extrapolation = extrapolation.of(windows);
-            each(&|step, _| extrapolation.growth(windows, step, None, false));
-        }
+        "delta" => extrapolation.of(windows).growth(windows, None, false, row),
         "irate" => each(&|_, samples| rate::last_two(samples, true)),
         "idelta" => each(&|_, samples| rate::last_two(samples, false)),
         "resets" => {
@@ -162,8 +158,8 @@ fn compute(
         "ts_of_max_over_time" => each(&|_, samples| time_of(samples, |value, best| value >= best)),
         "ts_of_min_over_time" => each(&|_, samples| time_of(samples, |value, best| value <= best)),
         // Both ignore NaN, unless there is nothing else.
-        "max_over_time" => extremes(windows, row, f64::max),
-        "min_over_time" => extremes(windows, row, f64::min),
+        "max_over_time" => extremes(windows, row, f64::NEG_INFINITY, f64::max, |value, best| value > best),
+        "min_over_time" => extremes(windows, row, f64::INFINITY, f64::min, |value, best| value < best),
         "sum_over_time" => sums(windows, row),
         "avg_over_time" => averages(windows, row),
         "stddev_over_time" => each(&|_, samples| Some(variance(samples.values).sqrt())),
@@ -215,15 +211,25 @@ fn time_of(samples: Samples<'_>, is_better: impl Fn(f64, f64) -> bool) -> Option
     best.map(|(at_ms, _)| at_ms as f64 / 1000.0)
 }
 
-fn extremes(windows: &Windows<'_>, row: &mut [f64], better: impl Fn(f64, f64) -> f64 + Copy) {
+fn extremes(
+    windows: &Windows<'_>,
+    row: &mut [f64],
+    worst: f64,
+    better: impl Fn(f64, f64) -> f64 + Copy,
+    is_better: impl Fn(f64, f64) -> bool + Copy,
+) {
     let of = |values: &[f64]| {
-        // Four side by side, because each comparison waits for the one before.
-        let (fours, rest) = values.as_chunks::<4>();
-        let mut best = [f64::NAN; 4];
-        for four in fours {
-            best.iter_mut().zip(four).for_each(|(best, value)| *best = better(*best, *value));
+        // Some side by side, because each comparison waits for the one before. NaN is not better than anything.
+        let (parts, rest) = values.as_chunks::<8>();
+        let mut best = [worst; 8];
+        for part in parts {
+            best.iter_mut()
+                .zip(part)
+                .for_each(|(best, value)| *best = if is_better(*value, *best) { *value } else { *best });
         }
-        best.iter().chain(rest).copied().fold(f64::NAN, better)
+        let best = best.iter().chain(rest).copied().fold(f64::NAN, better);
+        // Perhaps there is nothing but NaN.
+        if best == worst { values.iter().copied().fold(f64::NAN, better) } else { best }
     };
     sliding::summaries(windows, of, better, |step, value| {
         if let Some(result) = row.get_mut(step) {

@@ -57,6 +57,8 @@ struct Span {
     /// To the window's ends: at most half of the usual time between samples, if the ends are further than 1.1 times that.
     to_start: f64,
     to_end: f64,
+    /// How much longer it is with both.
+    factor: f64,
 }
 
 impl Extrapolation {
@@ -70,32 +72,33 @@ impl Extrapolation {
         self
     }
 
-    /// Returns how much a window's values grow or change in its whole length, or in a second: what the samples show is
-    /// extrapolated to the window's ends. A counter is not extrapolated below zero.
-    pub(super) fn growth(
-        &self,
-        windows: &Windows<'_>,
-        step: usize,
-        resets: Option<&Resets>,
-        per_second: bool,
-    ) -> Option<f64> {
-        let Span { sampled, mut to_start, to_end } = (*self.spans.get(step)?)?;
-        let (from, to) = windows.bounds.get(step).copied()?;
-        let [first, .., last] = windows.samples.values.get(from..to)? else { return None };
-        let mut change = last - first;
-        if let Some(resets) = resets {
-            resets.between(from, to).for_each(|before| change += before);
-            // The first comparison saves most divisions.
-            if change > 0.0 && *first >= 0.0 && sampled * first <= to_start * change * 1.000_001 {
-                to_start = to_start.min(sampled * (first / change));
+    /// Computes how much the values of each window grow or change in its whole length, or in a second: what the samples
+    /// show is extrapolated to the window's ends. A counter is not extrapolated below zero. Windows of fewer than two
+    /// samples keep what `row` has.
+    pub(super) fn growth(&self, windows: &Windows<'_>, resets: Option<&Resets>, per_second: bool, row: &mut [f64]) {
+        let range = if per_second { windows.range_ms as f64 / 1000.0 } else { 1.0 };
+        let values = windows.samples.values;
+        for ((result, (from, to)), span) in row.iter_mut().zip(windows.bounds).zip(&self.spans) {
+            let Some(Span { sampled, to_start, to_end, factor }) = *span else { continue };
+            let Some((first, last)) = values.get(*from).zip(values.get(*to - 1)) else { continue };
+            let mut change = last - first;
+            let mut factor = factor;
+            if let Some(resets) = resets {
+                resets.between(*from, *to).for_each(|before| change += before);
+                // The first comparison saves most divisions.
+                if change > 0.0 && *first >= 0.0 && sampled * first <= to_start * change * 1.000_001 {
+                    let to_zero = sampled * (first / change);
+                    factor = extended(sampled, to_start.min(to_zero), to_end);
+                }
             }
+            *result = change * (factor / range);
         }
-        let mut factor = if sampled == 0.0 { 1.0 } else { (sampled + to_start + to_end) / sampled };
-        if per_second {
-            factor /= windows.range_ms as f64 / 1000.0;
-        }
-        Some(change * factor)
     }
+}
+
+/// Returns how much longer a stretch is with both its ends.
+fn extended(sampled: f64, to_start: f64, to_end: f64) -> f64 {
+    if sampled == 0.0 { 1.0 } else { (sampled + to_start + to_end) / sampled }
 }
 
 impl Span {
@@ -109,7 +112,7 @@ impl Span {
         let spacing = sampled / (at_ms.len() - 1) as f64;
         let near = |seconds: f64| if seconds >= spacing * 1.1 { spacing / 2.0 } else { seconds };
         let (to_start, to_end) = (near(seconds(start_ms, *first_ms)), near(seconds(*last_ms, end_ms)));
-        Some(Self { sampled, to_start, to_end })
+        Some(Self { sampled, to_start, to_end, factor: extended(sampled, to_start, to_end) })
     }
 }
 
