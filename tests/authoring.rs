@@ -136,9 +136,17 @@ fn the_example_plugins_build_pass_their_tests_and_sample_this_machine() {
         samples.insert(name.to_owned(), serde_json::from_str(&ran).unwrap());
     }
     assert!(samples["sockets"]["samples"]["host"]["sockets_used"].as_f64() > Some(0.0), "{samples:?}");
+    // What they cannot know beforehand are series.
+    let has_series = |name: &str, begin: &str| {
+        let all = samples[name]["series"]["host"].as_array().into_iter().flatten();
+        all.filter_map(serde_json::Value::as_str).any(|line| line.starts_with(begin))
+    };
+    assert!(has_series("sockets", "sockets{kind=\"TCP\",what=\"inuse\"} "), "{samples:?}");
     // Some kernels do not tell.
     if Path::new("/proc/pressure/cpu").exists() {
         assert!(samples["pressure"]["samples"]["host"]["cpu_waiting_percent"].is_number(), "{samples:?}");
+        let line = "pressure_waiting_seconds_total{resource=\"cpu\",scope=\"some\"} ";
+        assert!(has_series("pressure", line), "{samples:?}");
     }
 }
 

@@ -2,8 +2,11 @@
 //
 //   sockets: used 290
 //   TCP: inuse 12 orphan 0 tw 3 alloc 15 mem 2
+//
+// Some of them are fields. All of them are series, whatever their names: `sockets{kind="TCP",what="inuse"}`.
 
 import { read } from "dropsonde:plugin/files@0.1.0";
+import { define, report } from "dropsonde:plugin/series@0.1.0";
 
 const PATH = "/proc/net/sockstat";
 
@@ -35,11 +38,25 @@ export const sampler = {
   sample(tick, instances) {
     const sockets = parse(contents(PATH));
     const row = FIELDS.map(([, , kind, name]) => sockets[kind]?.[name] ?? NaN);
+    if (instances.includes("host")) {
+      report("host", points(sockets));
+    }
     // It knows only this machine; any other instance does not exist here.
     const failures = [...instances.entries()].filter(([, id]) => id !== "host").map(([n]) => [n, { tag: "gone" }]);
     return { values: instances.flatMap(() => row), offsetsMs: [], failures };
   },
 };
+
+// [[handle, 12], …]: the same series has the same handle each time.
+function points(sockets) {
+  const all = Object.entries(sockets).flatMap(([kind, numbers]) =>
+    Object.entries(numbers).map(([what, number]) => [{ kind, what }, number]));
+  return all.map(([labels, number]) => {
+    const help = "Sockets of this machine, as /proc/net/sockstat counts them";
+    const series = { name: "sockets", metricType: "gauge", help, labels: Object.entries(labels) };
+    return [define(series), number];
+  });
+}
 
 // { TCP: { inuse: 12, orphan: 0, … }, … }
 function parse(text) {

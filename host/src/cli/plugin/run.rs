@@ -143,6 +143,9 @@ impl<'a> CaseRecording<'a> {
     }
 }
 
+/// The series of an instance that a table shows.
+const SHOWN_SERIES: usize = 20;
+
 /// The result as JSON, by instance id.
 #[derive(Serialize)]
 struct RunReport<'a> {
@@ -150,6 +153,9 @@ struct RunReport<'a> {
     failures: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stats: Option<serde_json::Value>,
+    /// The series that the plugin reported, by instance, without the labels that a host adds.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    series: &'a BTreeMap<String, Vec<String>>,
     /// The plugin's own metrics, as a scrape shows them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     metrics: Vec<String>,
@@ -173,7 +179,9 @@ fn print_json(polled: &PollResult, standalone: &StandaloneRun, out: &mut Out) ->
     let (call_seconds, cpu_seconds) = (wall.as_secs_f64(), cpu.as_secs_f64());
     let limits = standalone.allowed.json();
     let metrics = lines_of(standalone.name(), worker.metrics());
-    let report = RunReport { samples, failures, stats, metrics, call_seconds, cpu_seconds, memory_bytes, limits };
+    let series = &polled.series;
+    let report =
+        RunReport { samples, failures, stats, series, metrics, call_seconds, cpu_seconds, memory_bytes, limits };
     say!(out, "{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
@@ -193,6 +201,15 @@ fn print_table(polled: &PollResult, standalone: &StandaloneRun, out: &mut Out) -
     }
     for (id, why) in &polled.failures {
         say!(out, "{id}  {why}");
+    }
+    for (id, lines) in &polled.series {
+        say!(out, "\n{} series of {id}:", lines.len());
+        for line in lines.iter().take(SHOWN_SERIES) {
+            say!(out, "  {line}");
+        }
+        if lines.len() > SHOWN_SERIES {
+            say!(out, "  … and {} more; --json shows all", lines.len() - SHOWN_SERIES);
+        }
     }
     if let Some(stats) = &polled.stats {
         say!(out, "{:#}", snapshot::json_of_source(stats));

@@ -7,7 +7,9 @@ use crate::cli::out::aside;
 use crate::config::GrantsConfig;
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::plugins::{self, ComponentOrigin, Fields, describe_need, grants_toml, missing};
-use dropsonde_sandbox::{CallError, Grants, Inputs, Kind, Need, Role, Setup, Stats, Tick, Worker};
+use dropsonde_model::labels::NAME;
+use dropsonde_openmetrics::{number, series_text};
+use dropsonde_sandbox::{CallError, Grants, Inputs, Kind, Need, ReportedSeries, Role, Setup, Stats, Tick, Worker};
 use dropsonde_store::{InstanceId, Sample, Store, StoreLimits};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ pub(super) struct StandaloneRun {
 pub(super) struct PollResult {
     pub(super) samples: BTreeMap<InstanceId, Sample>,
     pub(super) failures: BTreeMap<InstanceId, String>,
+    /// The series that it reported of each instance, as lines of an exposition.
+    pub(super) series: BTreeMap<String, Vec<String>>,
     /// The statistics of a source.
     pub(super) stats: Option<Stats>,
     /// The highest usage among its calls.
@@ -111,6 +115,7 @@ impl StandaloneRun {
         let ids = instances.iter().map(InstanceId::new).collect::<Result<Vec<_>, _>>()?;
         let (readings, used) = self.measured("sample", self.worker.sample(tick, instances.to_vec())).await?;
         polled.used = polled.used.max(used);
+        polled.series = lines_of_series(&readings.series);
         let interval_ms = i64::try_from(self.interval.as_millis()).unwrap_or(i64::MAX);
         for (row, (id, values)) in ids.into_iter().zip(readings.values.chunks(fields.metrics.len())).enumerate() {
             if let Some((_, failure)) = readings.failures.iter().find(|(failed, _)| *failed as usize == row) {
@@ -151,4 +156,20 @@ impl StandaloneRun {
             interval: self.interval,
         }
     }
+}
+
+fn lines_of_series(reported: &ReportedSeries) -> BTreeMap<String, Vec<String>> {
+    let mut by_instance: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (instance, points) in &reported.points {
+        let lines = by_instance.entry(plugins::plain(instance)).or_default();
+        for (handle, value) in points {
+            let Some(series) = reported.definitions.get(*handle) else { continue };
+            let labels = series.labels.iter().filter(|(key, _)| *key != NAME);
+            let mut line = series_text(series.labels.get(NAME).unwrap_or_default(), labels).into_bytes();
+            line.push(b' ');
+            number(&mut line, *value);
+            lines.push(String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+    by_instance
 }
