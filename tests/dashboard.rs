@@ -1,9 +1,10 @@
 //! The dashboard in a real browser. `tests/browser/scenarios.mjs` has what a person does in each test. In all of them the
 //! console stays empty, nothing violates the page's policy, and no other server is asked.
 
-use crate::harness::{Browser, Host, Response, request, run, verbs, workspace};
+use crate::harness::{Browser, Host, MadeServer, Response, request, run, verbs, workspace};
 use std::fs;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Starts a host with made-up series, as a newcomer does.
 fn demo() -> Host {
@@ -45,6 +46,25 @@ fn instances_are_compared_in_one_chart_and_a_workload_is_summed() {
 fn an_expression_is_completed_checked_and_shown_as_a_chart_or_a_table() {
     let host = demo();
     Browser::start("explore", &url(&host), &[]).passes();
+}
+
+#[test]
+fn the_series_of_an_instance_are_found_by_name_and_drawn() {
+    let reads = AtomicU64::new(0);
+    let server = MadeServer::start(move |_, _| {
+        let nth = reads.fetch_add(1, Relaxed);
+        let text = format!(
+            "# TYPE http_requests_total counter\nhttp_requests_total{{code=\"200\"}} {}\n\
+             http_requests_total{{code=\"503\"}} {nth}\nqueue_length 5\n",
+            nth * 9
+        );
+        (200, text)
+    });
+    let target = format!("id = 'web-1'\nurl = '{}'\nkeep = 'all'\n", server.url("/metrics"));
+    let host = Host::start(&format!("poll.interval = '1s'\n[[plugins.scrape.config.targets]]\n{target}"), &[]);
+    let asked = "/api/v1/query?query=rate(http_requests_total%5B5m%5D)";
+    host.until(asked, |answer| answer.json()["data"]["result"].as_array().is_some_and(|all| all.len() == 2));
+    Browser::start("series", &url(&host), &["web-1"]).passes();
 }
 
 #[test]

@@ -172,6 +172,31 @@ export async function explore({ open, url, isAccessible }) {
   await until(page, () => document.querySelectorAll('table.series tbody tr').length === 1);
 }
 
+export async function series({ open, url, args: [id], isAccessible }) {
+  const page = await open();
+  await page.goto(`${url}/#/instance/${id}`);
+  await page.getByText('Series', { exact: true }).click();
+  const metric = (name) => page.locator('.choices').getByRole('button', { name });
+  await metric('queue_length').waitFor();
+  await page.getByRole('searchbox', { name: 'Metric' }).fill('REQUESTS');
+  await until(page, () => document.querySelectorAll('.choices button').length === 1);
+  await isAccessible(page);
+  // Of what only grows, it is shown how fast it grows: a line for each series.
+  await metric(/^http_requests_total/).click();
+  const figure = page.locator('.more-series figure.chart');
+  await figure.locator('canvas').waitFor();
+  await figure.getByText('rate(http_requests_total', { exact: false }).first().waitFor();
+  await figure.locator('.legend', { hasText: '503' }).waitFor();
+  await isAccessible(page);
+  // The address has the metric: a colleague sees the same.
+  const other = await open();
+  await other.goto(page.url());
+  await other.locator('.more-series figure.chart canvas').waitFor();
+  await other.getByRole('link', { name: 'Explore this expression' }).click();
+  await other.waitForURL(/explore\?expr=rate/);
+  await other.locator('figure.chart canvas').waitFor();
+}
+
 export async function restart({ open, url, args: [id], turn, away }) {
   const page = await open();
   await page.goto(`${url}/#/instance/${id}?range=30m`);

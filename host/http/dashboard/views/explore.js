@@ -34,7 +34,7 @@ function linesOf(result, { start, end, step }) {
 /** Answers of one value are a result without labels. */
 const seriesOf = ({ resultType, result }) => (['scalar', 'string'].includes(resultType) ? [{ metric: {}, value: result }] : result);
 
-function Lines({ answer, expr }) {
+export function Lines({ answer, expr }) {
   const { data, steps, range } = answer;
   const lines = useMemo(() => linesOf(data.result.slice(0, MOST_LINES), steps), [data, steps]);
   // A name that all series have says the unit.

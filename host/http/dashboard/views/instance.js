@@ -1,6 +1,6 @@
-// One instance: a chart of every field.
+// One instance: a chart of every field, and its other series.
 
-import { html, useMemo } from '../lib/html.js';
+import { html, useMemo, useState } from '../lib/html.js';
 import { hostNow, path } from '../lib/api.js';
 import { useFollowed, useLatest, watch } from '../lib/live.js';
 import { useClock, usePolled } from '../lib/polled.js';
@@ -12,9 +12,12 @@ import { link } from '../lib/route.js';
 import { zoomBack, zoomTo } from '../lib/zoom.js';
 import { Chart } from '../parts/chart.js';
 import { Heading, Loading, Problem, RangePicker, State } from '../parts/common.js';
+import { Later } from '../parts/later.js';
 import { labelSearch, stateOf } from './overview.js';
 
 const LIST_MS = 10_000;
+
+const loadSeries = () => import('./series.js');
 
 /** Fields whose names end so are the bounds of others. */
 const isBand = (field, all) => /_(min|max)$/.test(field) && all.includes(field.replace(/_(min|max)$/, ''));
@@ -29,6 +32,15 @@ function Facts({ instance, sample, intervals }) {
     ${instance.samplers.length > 0 && html`<span>from ${instance.samplers.map((name, nth) => html`${nth > 0 && ', '}<a href=${link(['plugins', name])}>${name}</a>`)}</span>`}
     ${Object.entries(instance.labels).map(([key, value]) => html`<a class="label" href=${link([], { q: labelSearch(key, value) })}>${key}=${value}</a>`)}
   </p>`;
+}
+
+/** The series beside the fields, which are loaded when they are asked for. */
+function MoreSeries({ id, params }) {
+  const [isOpen, setOpen] = useState(params.has('series'));
+  return html`<details class="more-series" open=${isOpen} onToggle=${(event) => setOpen(event.currentTarget.open)}>
+    <summary>Series</summary>
+    ${isOpen && html`<${Later} load=${loadSeries} name="Series" id=${id} params=${params} />`}
+  </details>`;
 }
 
 export function Instance({ id, params, intervals }) {
@@ -67,5 +79,6 @@ export function Instance({ id, params, intervals }) {
         key=${field} name=${title(field)} lines=${lines} field=${field} range=${() => range} onZoom=${zoomTo} onBack=${zoomBack}
         json=${rangeUrl(`${own}/usage/range`, shown, { bands: 1, fields: fields.join(',') })} />`)}
     </div>
+    <${MoreSeries} key=${id} id=${id} params=${params} />
   </section>`;
 }
