@@ -69,6 +69,7 @@ mod promql;
 mod reads;
 mod reconfigure;
 mod reload;
+mod rules;
 mod sandbox;
 mod scraping;
 mod series;

@@ -24,7 +24,8 @@
 //! * [`Query`]: a question with its times and limits, and the [`Answer`]. `eval` computes it.
 //! * [`Source`]: where samples come from. [`MemorySource`]: series in memory.
 //! * [`Annotation`]: remarks on an answer.
-//! * [`functions`]: the names and arguments of all functions. [`number`]: numbers as Go writes them.
+//! * [`functions`]: the names and arguments of all functions. [`number`]: numbers as Go writes them; [`notation`]: series as
+//!   tests write them.
 //! * [`Matcher`]: a condition on one label. `regex`: regular expressions as RE2, which Prometheus uses, understands
 //!   them.
 //!
@@ -37,6 +38,7 @@ mod eval;
 pub mod functions;
 mod matcher;
 mod memory;
+pub mod notation;
 pub mod number;
 mod parser;
 mod printer;

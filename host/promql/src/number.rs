@@ -51,7 +51,7 @@ const UNITS: [(&str, i64); 7] = [
 ];
 
 /// Reads a duration such as `1h30m`. Returns milliseconds; or what is wrong with it.
-pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
+pub fn parse_duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("`{text}` is not a duration such as 5m or 1h30m");
     let mut total: i64 = 0;
     let mut rest = text;
@@ -76,7 +76,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
 }
 
 /// Writes a duration: `1h30m`. Weeks and years are used if nothing remains.
-pub(crate) fn duration(milliseconds: i64) -> String {
+pub fn duration(milliseconds: i64) -> String {
     if milliseconds == 0 {
         return "0s".to_owned();
     }
@@ -119,7 +119,7 @@ pub fn write_sample(text: &mut Vec<u8>, value: f64) {
 }
 
 /// Writes a number as Go's format `g` does: with an exponent below 1e-4 and from 1e6 on, or from `digits` on.
-pub(crate) fn general(value: f64, digits: Option<usize>) -> String {
+pub fn general(value: f64, digits: Option<usize>) -> String {
     if !value.is_finite() || value == 0.0 {
         return plain(value);
     }

@@ -9,6 +9,7 @@ mod docs;
 mod plugin;
 mod promql;
 mod query;
+mod rules;
 mod serve;
 mod store;
 
@@ -95,8 +96,30 @@ enum Command {
     ///   dropsonde query 'sum(rate(dropsonde_plugin_polls_total[5m]))' --range 6h --step 1m
     #[command(verbatim_doc_comment)]
     Query(QueryArgs),
+    /// Check and test rule files of Prometheus' format
+    #[command(subcommand)]
+    Rules(RulesCommand),
     /// Print a page of the handbook, or the list of pages
     Docs(DocsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesCommand {
+    /// Read rule files, and report mistakes in them, in their expressions and in their templates
+    ///
+    /// Example: dropsonde rules check rules/*.yml
+    Check(RuleFilesArgs),
+    /// Run unit tests of rules, in the format of `promtool test rules`
+    ///
+    /// Example: dropsonde rules test alerts_test.yml
+    Test(RuleFilesArgs),
+}
+
+#[derive(Debug, Args)]
+struct RuleFilesArgs {
+    /// Files in YAML
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -351,6 +374,7 @@ pub fn main() -> ExitCode {
             Command::Range(args) => query::range(args, out).await,
             Command::Watch(args) => query::watch(args, out).await,
             Command::Query(args) => promql::ask(args, out).await,
+            Command::Rules(command) => tokio::task::block_in_place(|| rules::rules(&command, out)),
             Command::Docs(args) => docs::docs(out, &args),
         }
     });

@@ -343,7 +343,7 @@ impl Hub {
         log.push(event, at_ms, most);
     }
 
-    /// Returns what changes when all streams of clients end.
+    /// Returns a signal that changes when all streams of clients end.
     pub fn ends(&self) -> tokio::sync::watch::Receiver<()> {
         self.0.ends.subscribe()
     }

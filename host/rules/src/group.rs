@@ -1,0 +1,304 @@
+//! Evaluates the rules of a group, one after the other: later ones see what earlier ones made.
+
+use crate::file::{AlertingRule, Rule, RuleGroup, RuleKind};
+use crate::template::{Sample, Surroundings, TemplateError, Variables};
+use dropsonde_model::Labels;
+use dropsonde_model::labels::NAME;
+use dropsonde_promql::{Expr, Limits, ParseOptions, Query, QueryError, Settings, Source, Times, Value, parse};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The series with the state of alerts.
+pub const ALERTS: &str = "ALERTS";
+
+/// The series with the times since which the expressions of alerts hold.
+pub const ALERTS_FOR_STATE: &str = "ALERTS_FOR_STATE";
+
+const ALERT_NAME: &str = "alertname";
+const ALERT_STATE: &str = "alertstate";
+
+/// How long an alert that was resolved is kept, in milliseconds.
+const RESOLVED_KEPT_MS: i64 = 15 * 60_000;
+
+/// Series that can be read and written.
+pub trait Storage: Source {
+    /// Adds samples of one time. A value that is stale ends its series.
+    fn write(&self, at_ms: i64, samples: &[(Labels, f64)]);
+}
+
+/// What the evaluation of rules knows beside series.
+#[derive(Debug, Clone, Default)]
+pub struct RuleSettings {
+    pub query: Settings,
+    /// Labels that this host has elsewhere.
+    pub external_labels: BTreeMap<String, String>,
+    /// The address at which users reach this host.
+    pub external_url: String,
+}
+
+/// The state of an alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertState {
+    /// Its expression no longer holds.
+    Inactive,
+    /// Its expression holds, but not for long enough.
+    Pending,
+    Firing,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alert {
+    pub labels: Labels,
+    pub annotations: BTreeMap<String, String>,
+    pub state: AlertState,
+    pub value: f64,
+    /// Since when its expression holds.
+    pub active_ms: i64,
+    pub fired_ms: Option<i64>,
+    /// When its expression held no longer, while it is still kept firing.
+    pub keep_firing_since_ms: Option<i64>,
+    pub resolved_ms: Option<i64>,
+}
+
+/// A group with the state of its rules.
+#[derive(Debug)]
+pub struct RunningGroup {
+    group: RuleGroup,
+    states: Vec<RuleState>,
+}
+
+#[derive(Debug, Default)]
+struct RuleState {
+    /// The alerts by their labels.
+    alerts: BTreeMap<String, Alert>,
+    /// The series that the last evaluation made.
+    made: BTreeSet<String>,
+}
+
+/// Why a rule could not be evaluated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleFailure {
+    /// The index of the rule in its group.
+    pub rule: usize,
+    pub why: String,
+}
+
+impl RunningGroup {
+    pub fn new(group: RuleGroup) -> Self {
+        let states = group.rules.iter().map(|_| RuleState::default()).collect();
+        Self { group, states }
+    }
+
+    pub fn group(&self) -> &RuleGroup {
+        &self.group
+    }
+
+    /// Returns the alerts of an alerting rule, sorted by their labels.
+    pub fn alerts(&self, rule: usize) -> impl Iterator<Item = &Alert> {
+        self.states.get(rule).into_iter().flat_map(|state| state.alerts.values())
+    }
+
+    /// Evaluates all rules at a time, and writes what they make. Returns those that failed.
+    pub fn evaluate(&mut self, at_ms: i64, storage: &dyn Storage, settings: &RuleSettings) -> Vec<RuleFailure> {
+        let mut failures = Vec::new();
+        let Self { group, states } = self;
+        for (nth, (rule, state)) in group.rules.iter().zip(states).enumerate() {
+            let looks_at_ms = at_ms.saturating_sub(group.query_offset_ms);
+            let evaluation = Evaluation { at_ms, looks_at_ms, storage, settings, limit: group.limit };
+            match evaluation.rule(rule, state) {
+                Ok(made) => {
+                    let names: BTreeSet<String> = made.iter().map(|(labels, _)| labels.as_text().to_owned()).collect();
+                    let ended = state.made.difference(&names).filter_map(|text| Labels::from_text(text));
+                    let ended: Vec<(Labels, f64)> = ended.map(|labels| (labels, dropsonde_promql::STALE)).collect();
+                    storage.write(looks_at_ms, &[made, ended].concat());
+                    state.made = names;
+                }
+                Err(why) => failures.push(RuleFailure { rule: nth, why }),
+            }
+        }
+        failures
+    }
+}
+
+/// One evaluation of a rule.
+struct Evaluation<'a> {
+    at_ms: i64,
+    looks_at_ms: i64,
+    storage: &'a dyn Storage,
+    settings: &'a RuleSettings,
+    limit: Option<usize>,
+}
+
+impl Evaluation<'_> {
+    /// Returns the series that a rule makes.
+    fn rule(&self, rule: &Rule, state: &mut RuleState) -> Result<Vec<(Labels, f64)>, String> {
+        let found = self.ask(&rule.expr).map_err(|error| error.to_string())?;
+        match &rule.kind {
+            RuleKind::Recording { record, labels } => self.recorded(record, labels, found),
+            RuleKind::Alerting(alerting) => self.alerts(alerting, found, state),
+        }
+    }
+
+    fn ask(&self, expr: &Expr) -> Result<Vec<(Labels, f64)>, QueryError> {
+        let query = Query { expr, times: Times::At(self.looks_at_ms), settings: self.settings.query };
+        match query.run(self.storage, &Limits::default())?.value {
+            Value::Vector(_, series) => Ok(series),
+            Value::Scalar(_, value) => Ok(vec![(Labels::new(), value)]),
+            _ => Err(QueryError::Invalid("the expression has no instant vector".to_owned())),
+        }
+    }
+
+    fn recorded(
+        &self,
+        record: &str,
+        own: &BTreeMap<String, String>,
+        found: Vec<(Labels, f64)>,
+    ) -> Result<Vec<(Labels, f64)>, String> {
+        let series = found.into_iter().map(|(labels, value)| {
+            let mut all = pairs(&labels);
+            all.extend(own.clone());
+            all.insert(NAME.to_owned(), record.to_owned());
+            (labels_of(all), value)
+        });
+        let series: Vec<(Labels, f64)> = series.collect();
+        let names: BTreeSet<&str> = series.iter().map(|(labels, _)| labels.as_text()).collect();
+        if names.len() < series.len() {
+            return Err("vector contains metrics with the same labelset after applying rule labels".to_owned());
+        }
+        match self.limit {
+            Some(limit) if series.len() > limit => {
+                Err(format!("exceeded limit of {limit} with {} series", series.len()))
+            }
+            _ => Ok(series),
+        }
+    }
+
+    fn alerts(
+        &self,
+        rule: &AlertingRule,
+        found: Vec<(Labels, f64)>,
+        state: &mut RuleState,
+    ) -> Result<Vec<(Labels, f64)>, String> {
+        let mut current = BTreeMap::new();
+        for (labels, value) in found {
+            let (labels, annotations) = self.described(rule, &labels, value);
+            if current.insert(labels.as_text().to_owned(), (labels, annotations, value)).is_some() {
+                return Err("vector contains metrics with the same labelset after applying alert labels".to_owned());
+            }
+        }
+        let is_current: BTreeSet<String> = current.keys().cloned().collect();
+        for (key, (labels, annotations, value)) in current {
+            match state.alerts.get_mut(&key).filter(|known| known.state != AlertState::Inactive) {
+                Some(known) => (known.value, known.annotations) = (value, annotations),
+                None => {
+                    let alert = Alert {
+                        labels,
+                        annotations,
+                        state: AlertState::Pending,
+                        value,
+                        active_ms: self.at_ms,
+                        fired_ms: None,
+                        keep_firing_since_ms: None,
+                        resolved_ms: None,
+                    };
+                    state.alerts.insert(key, alert);
+                }
+            }
+        }
+        let mut made = Vec::new();
+        let mut active = 0;
+        state.alerts.retain(|key, alert| {
+            let goes_on = if is_current.contains(key) {
+                alert.keep_firing_since_ms = None;
+                true
+            } else {
+                match self.absent(rule, alert) {
+                    Some(is_kept_firing) => is_kept_firing,
+                    None => return false,
+                }
+            };
+            if goes_on {
+                active += 1;
+                if alert.state == AlertState::Pending && self.at_ms.saturating_sub(alert.active_ms) >= rule.for_ms {
+                    (alert.state, alert.fired_ms) = (AlertState::Firing, Some(self.at_ms));
+                }
+                made.extend(series_of(alert));
+            }
+            true
+        });
+        match self.limit {
+            Some(limit) if active > limit => {
+                state.alerts.clear();
+                Err(format!("exceeded limit of {limit} with {active} alerts"))
+            }
+            _ => Ok(made),
+        }
+    }
+
+    /// Changes an alert whose expression does not hold. Returns whether it is kept firing; none if it is forgotten.
+    fn absent(&self, rule: &AlertingRule, alert: &mut Alert) -> Option<bool> {
+        let mut is_kept_firing = false;
+        if alert.state == AlertState::Firing && rule.keep_firing_for_ms > 0 {
+            let since_ms = *alert.keep_firing_since_ms.get_or_insert(self.at_ms);
+            is_kept_firing = self.at_ms.saturating_sub(since_ms) < rule.keep_firing_for_ms;
+        }
+        let is_old = |resolved_ms: i64| self.at_ms.saturating_sub(resolved_ms) > RESOLVED_KEPT_MS;
+        if alert.state == AlertState::Pending || alert.resolved_ms.is_some_and(is_old) {
+            return None;
+        }
+        if alert.state != AlertState::Inactive && !is_kept_firing {
+            (alert.state, alert.resolved_ms) = (AlertState::Inactive, Some(self.at_ms));
+        }
+        Some(is_kept_firing)
+    }
+
+    /// Returns the labels and the annotations of the alert of a series.
+    fn described(&self, rule: &AlertingRule, labels: &Labels, value: f64) -> (Labels, BTreeMap<String, String>) {
+        let external_labels = self.settings.external_labels.clone();
+        let variables = Variables { labels: pairs(labels), value, external_labels };
+        let expanded = |(name, template): (&String, &crate::Template)| {
+            let text = template.expand(&variables, self);
+            let failed = |error: TemplateError| format!("<error expanding template: {error}>");
+            (name.clone(), text.unwrap_or_else(failed))
+        };
+        let mut all = pairs(labels);
+        all.remove(NAME);
+        all.extend(rule.labels.iter().map(expanded));
+        all.insert(ALERT_NAME.to_owned(), rule.name.clone());
+        (labels_of(all), rule.annotations.iter().map(expanded).collect())
+    }
+}
+
+impl Surroundings for Evaluation<'_> {
+    fn query(&self, expression: &str) -> Result<Vec<Sample>, String> {
+        let expr = parse(expression, ParseOptions::default()).map_err(|error| error.to_string())?;
+        let found = self.ask(&expr).map_err(|error| error.to_string())?;
+        Ok(found.into_iter().map(|(labels, value)| Sample { labels: pairs(&labels), value }).collect())
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.looks_at_ms
+    }
+
+    fn external_url(&self) -> &str {
+        &self.settings.external_url
+    }
+}
+
+/// Returns the series that tell of an active alert.
+fn series_of(alert: &Alert) -> [(Labels, f64); 2] {
+    let mut state = pairs(&alert.labels);
+    let mut since = state.clone();
+    let shown = if alert.state == AlertState::Firing { "firing" } else { "pending" };
+    state.extend([(NAME.to_owned(), ALERTS.to_owned()), (ALERT_STATE.to_owned(), shown.to_owned())]);
+    since.insert(NAME.to_owned(), ALERTS_FOR_STATE.to_owned());
+    [(labels_of(state), 1.0), (labels_of(since), (alert.active_ms / 1000) as f64)]
+}
+
+fn pairs(labels: &Labels) -> BTreeMap<String, String> {
+    labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Returns labels without those that are empty.
+fn labels_of(pairs: BTreeMap<String, String>) -> Labels {
+    pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
