@@ -77,7 +77,7 @@ const TEMPLATES: [&str; 34] = [
     "{{ html \"<a & 'b'>\" }} {{ urlquery \"a b&c\" }} {{ js \"a'b<\" }}",
     "{{ graphLink \"up == 1\" }} {{ tableLink \"up{a=\\\"b\\\"}\" }}",
     "{{ with args 1 \"b\" }}{{ .arg0 }}{{ .arg1 }}{{ end }} {{ eq 1 2 1 }} {{ ne \"a\" \"b\" }} {{ lt 1.5 2.5 }} {{ ge \"b\" \"a\" }}",
-    "{{ parseDuration \"1h30m\" }} {{ safeHtml \"<\" }} {{ toDuration 3661.5 }}",
+    "{{ parseDuration \"1h30m\" }} {{ safeHtml \"<\" }}",
     "{{ query \"up\" | first }}",
     "{{ range $name, $text := $labels }}{{ $name }}={{ $text }} {{ end }}",
     "{{ (query \"up\" | first).Labels.instance }} {{ $labels.job | printf \"%s!\" }} {{ printf \"%d\" (len \"ab\") }}",

@@ -7,7 +7,6 @@ import { go, link, useRoute } from './lib/route.js';
 import { nextTheme, theme } from './lib/theme.js';
 import { age, isUtc, setUtc, zoneName } from './lib/time.js';
 import { Application } from './views/application.js';
-import { Compare } from './views/compare.js';
 import { Instance } from './views/instance.js';
 import { Overview } from './views/overview.js';
 import { Plugins } from './views/plugins.js';
@@ -39,6 +38,7 @@ const VIEWS = [
   ['System', ['system']],
 ];
 
+const loadCompare = () => import('./views/compare.js');
 const loadExplore = () => import('./views/explore.js');
 
 /** Whether the user logged in; the cookie itself is not for scripts. */
@@ -52,7 +52,7 @@ function view({ parts, params }, intervals) {
     case 'instance':
       return ['Instances', html`<${Instance} key=${parts[1]} id=${parts[1]} params=${params} intervals=${intervals} />`];
     case 'compare':
-      return ['Instances', html`<${Compare} params=${params} />`];
+      return ['Instances', html`<${Later} load=${loadCompare} name="Compare" params=${params} />`];
     case 'application':
       return ['Application', html`<${Application} params=${params} />`];
     case 'explore':

@@ -37,7 +37,7 @@ function Facts({ instance, sample, intervals }) {
 /** The series beside the fields, which are loaded when they are asked for. */
 function MoreSeries({ id, params }) {
   const [isOpen, setOpen] = useState(params.has('series'));
-  return html`<details class="more-series" open=${isOpen} onToggle=${(event) => setOpen(event.currentTarget.open)}>
+  return html`<details class="earlier more-series" open=${isOpen} onToggle=${(event) => setOpen(event.currentTarget.open)}>
     <summary>Series</summary>
     ${isOpen && html`<${Later} load=${loadSeries} name="Series" id=${id} params=${params} />`}
   </details>`;
@@ -79,6 +79,6 @@ export function Instance({ id, params, intervals }) {
         key=${field} name=${title(field)} lines=${lines} field=${field} range=${() => range} onZoom=${zoomTo} onBack=${zoomBack}
         json=${rangeUrl(`${own}/usage/range`, shown, { bands: 1, fields: fields.join(',') })} />`)}
     </div>
-    <${MoreSeries} key=${id} id=${id} params=${params} />
+    <${MoreSeries} id=${id} params=${params} />
   </section>`;
 }
