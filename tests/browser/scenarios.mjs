@@ -176,10 +176,10 @@ export async function series({ open, url, args: [id], isAccessible }) {
   const page = await open();
   await page.goto(`${url}/#/instance/${id}`);
   await page.getByText('Series', { exact: true }).click();
-  const metric = (name) => page.locator('.choices').getByRole('button', { name });
+  const metric = (name) => page.locator('.offered').getByRole('button', { name });
   await metric('queue_length').waitFor();
   await page.getByRole('searchbox', { name: 'Metric' }).fill('REQUESTS');
-  await until(page, () => document.querySelectorAll('.choices button').length === 1);
+  await until(page, () => document.querySelectorAll('.offered button').length === 1);
   await isAccessible(page);
   // Of what only grows, it is shown how fast it grows: a line for each series.
   await metric(/^http_requests_total/).click();

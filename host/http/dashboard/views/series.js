@@ -62,7 +62,7 @@ export function Series({ id, params }) {
     ${list.data?.length === 0 && html`<p class="quiet">None beside the fields above. Plugins can register series, and <a href="/docs/scrape#keeping-samples"><code>scrape</code></a> can keep all samples of a target.</p>`}
     ${metrics.length > 0 && html`
       <label>Metric <input type="search" value=${search} onInput=${(event) => setSearch(event.currentTarget.value)} /></label>
-      <ul class="choices">${found.slice(0, MOST_OFFERED).map(({ name, count }) => html`<li>
+      <ul class="offered">${found.slice(0, MOST_OFFERED).map(({ name, count }) => html`<li>
         <button aria-pressed=${name === chosen} onClick=${() => setParams({ series: name === chosen ? undefined : name })}><code>${name}</code>${count > 1 && html` <small>${count}</small>`}</button>
       </li>`)}</ul>
       ${found.length > MOST_OFFERED && html`<p class="quiet">The first ${MOST_OFFERED} of ${found.length} metrics are offered; type a part of the name.</p>`}`}
