@@ -153,7 +153,7 @@ async fn take_over(
     app.tokens.set_read_failure(None);
     drop(change);
     if has_other_demands || are_other_tokens {
-        engine.hub.end_writer_streams();
+        engine.hub.end_client_streams();
     }
     engine.hub.allow(options.stream.streams());
     engine.hub.allow_bytes(options.stream.buffer_bytes(engine.memory));

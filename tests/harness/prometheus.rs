@@ -56,12 +56,10 @@ impl Prometheus {
 
     /// Returns an answer of the API, or null.
     pub(crate) fn get(&self, path: &str) -> serde_json::Value {
-        let is_long = |(name, value): &(String, String)| name == "transfer-encoding" && value == "chunked";
-        let mut answer = client::stream(&self.address, path, "");
-        let body = if answer.head.headers.iter().any(is_long) {
-            std::iter::from_fn(|| answer.chunk()).collect()
-        } else {
-            client::request(&self.address, "GET", path, "").body
+        let answer = client::request(&self.address, "GET", path, "");
+        let body = match answer.header("transfer-encoding") {
+            Some("chunked") => without_chunks(&answer.body),
+            _ => answer.body,
         };
         // Until it is ready it says so in words.
         serde_json::from_str(&body).unwrap_or_default()
@@ -86,6 +84,18 @@ impl Prometheus {
             std::thread::park_timeout(Duration::from_millis(50));
         }
     }
+}
+
+/// Returns a body without the lengths of its chunks.
+fn without_chunks(body: &str) -> String {
+    let mut rest = body;
+    let mut whole = String::new();
+    while let Some((size, behind)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        whole.push_str(&behind[..size]);
+        rest = behind[size..].trim_start_matches("\r\n");
+    }
+    whole
 }
 
 impl Drop for Prometheus {

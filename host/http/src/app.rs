@@ -69,7 +69,7 @@ impl App {
                 self.tokens.set_read_failure(None);
                 if self.tokens.take_over(known) {
                     tracing::info!("reloaded the tokens");
-                    self.engine.hub.end_writer_streams();
+                    self.engine.hub.end_client_streams();
                 }
             }
             Err(error) => {

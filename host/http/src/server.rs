@@ -94,7 +94,7 @@ impl Server {
         match read.await {
             Ok(Ok(tls)) => {
                 if self.reload(tls) {
-                    self.app.engine.hub.end_writer_streams();
+                    self.app.engine.hub.end_client_streams();
                 }
                 tracing::info!("reloaded the certificates");
             }

@@ -24,8 +24,8 @@
 //! * [`Query`]: a question with its times and limits, and the [`Answer`]. `eval` computes it.
 //! * [`Source`]: where samples come from. [`MemorySource`]: series in memory.
 //! * [`Annotation`]: remarks on an answer.
-//! * [`functions`]: the names and arguments of all functions. [`number`]: numbers as Go writes them; [`notation`]: series as
-//!   tests write them.
+//! * [`functions`]: the names and arguments of all functions. [`number`]: numbers as Go writes them; [`quoted`]:
+//!   its strings in quotes; [`notation`]: series as tests write them.
 //! * [`Matcher`]: a condition on one label. `regex`: regular expressions as RE2, which Prometheus uses, understands
 //!   them.
 //!
@@ -43,7 +43,7 @@ pub mod number;
 mod parser;
 mod printer;
 mod query;
-mod quoted;
+pub mod quoted;
 mod regex;
 mod source;
 mod text;

@@ -3,6 +3,9 @@
 use crate::{STALE, parse_selector};
 use dropsonde_model::Labels;
 
+/// How often a point may be repeated.
+const MOST_REPEATED: usize = 10_000_000;
+
 /// Reads a series with its points: `up{job="a"} 1 2 _ 4+1x3 stale`. A point that is not there is none; `4+1x3` stands for 4, 5,
 /// 6 and 7.
 pub fn series(line: &str) -> Result<(Labels, Vec<Option<f64>>), String> {
@@ -73,7 +76,11 @@ fn tokens(text: &str) -> Vec<String> {
 
 /// Adds the values that a token stands for.
 fn point(token: &str, values: &mut Vec<Option<f64>>) -> Result<(), String> {
-    let count = |text: &str| text.parse::<usize>().map_err(|error| error.to_string());
+    let count = |text: &str| match text.parse::<usize>() {
+        Ok(count) if count > MOST_REPEATED => Err(format!("a point is repeated at most {MOST_REPEATED} times")),
+        Ok(count) => Ok(count),
+        Err(error) => Err(error.to_string()),
+    };
     if let Some(times) = token.strip_prefix("_x") {
         values.extend(std::iter::repeat_n(None, count(times)?));
         return Ok(());

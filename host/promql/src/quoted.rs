@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// Reads the string that begins at the start of a text. Returns its bytes, which need not be
 /// UTF-8, and its length with the quotes; or what is wrong with it.
-pub(crate) fn read(text: &str) -> Result<(Vec<u8>, usize), String> {
+pub fn read(text: &str) -> Result<(Vec<u8>, usize), String> {
     let mut chars = text.char_indices();
     let quote = match chars.next() {
         Some((_, quote @ ('"' | '\'' | '`'))) => quote,
@@ -56,7 +56,7 @@ fn unterminated() -> String {
 }
 
 /// Writes a string in quotes, as Go does.
-pub(crate) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut written = String::with_capacity(text.len() + 2);
     written.push('"');
     for c in text.chars() {

@@ -24,7 +24,7 @@ const LONGEST_SHOWN: usize = 100;
 /// Characters behind a bracket that are looked at to know what it begins.
 const AHEAD: usize = 64;
 
-/// What the expressions of one text may still take when they are compiled.
+/// The memory that is left for the compiled expressions of one text.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance(usize);
 

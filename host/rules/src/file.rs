@@ -102,6 +102,16 @@ struct RuleText {
     annotations: Option<BTreeMap<String, Spanned<String>>>,
 }
 
+impl Rule {
+    /// Returns the name of its series or alerts.
+    pub fn name(&self) -> &str {
+        match &self.kind {
+            RuleKind::Recording { record, .. } => record,
+            RuleKind::Alerting(alerting) => &alerting.name,
+        }
+    }
+}
+
 impl RuleFile {
     /// Reads a rule file. Returns its first mistake: of YAML, of the format, of an expression or of a template.
     pub fn parse(text: &str) -> Result<Self, RuleFileError> {

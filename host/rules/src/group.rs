@@ -25,7 +25,7 @@ pub trait Storage: Source {
     fn write(&self, at_ms: i64, samples: &[(Labels, f64)]);
 }
 
-/// What the evaluation of rules knows beside series.
+/// The settings that rules are evaluated with.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSettings {
     pub query: Settings,
@@ -77,8 +77,8 @@ struct RuleState {
 /// Why a rule could not be evaluated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleFailure {
-    /// The index of the rule in its group.
-    pub rule: usize,
+    /// The name of the rule's series or alerts.
+    pub rule: String,
     pub why: String,
 }
 
@@ -101,7 +101,7 @@ impl RunningGroup {
     pub fn evaluate(&mut self, at_ms: i64, storage: &dyn Storage, settings: &RuleSettings) -> Vec<RuleFailure> {
         let mut failures = Vec::new();
         let Self { group, states } = self;
-        for (nth, (rule, state)) in group.rules.iter().zip(states).enumerate() {
+        for (rule, state) in group.rules.iter().zip(states) {
             let looks_at_ms = at_ms.saturating_sub(group.query_offset_ms);
             let evaluation = Evaluation { at_ms, looks_at_ms, storage, settings, limit: group.limit };
             match evaluation.rule(rule, state) {
@@ -112,7 +112,7 @@ impl RunningGroup {
                     storage.write(looks_at_ms, &[made, ended].concat());
                     state.made = names;
                 }
-                Err(why) => failures.push(RuleFailure { rule: nth, why }),
+                Err(why) => failures.push(RuleFailure { rule: rule.name().to_owned(), why }),
             }
         }
         failures

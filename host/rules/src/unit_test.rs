@@ -175,7 +175,7 @@ impl TestFile {
         for at_ms in (0..=last_ms).step_by(usize::try_from(interval_ms).unwrap_or(usize::MAX)) {
             for group in &mut groups {
                 for failure in group.evaluate(at_ms, &storage, &settings) {
-                    failures.push(format!("rule {}, at {}: {}", failure.rule + 1, shown(at_ms), failure.why));
+                    failures.push(format!("rule {}, at {}: {}", failure.rule, shown(at_ms), failure.why));
                 }
             }
             let until_ms = at_ms.saturating_add(interval_ms);

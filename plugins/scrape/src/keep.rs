@@ -38,9 +38,11 @@ pub(crate) struct KeptSeries {
     /// By the hash of name and labels, with the scrape that had it last.
     known: HashMap<u64, (Fate, u32)>,
     scrapes: u32,
-    /// What the last scrape reported.
+    /// The points of the last scrape, which polls in between report again.
     points: Vec<(Series, f64)>,
     about: Option<AboutScrape>,
+    /// Why the host refused a series.
+    refusal: Option<String>,
 }
 
 /// The decision about a series.
@@ -52,7 +54,7 @@ enum Fate {
     Refused,
 }
 
-/// What is told of the scrape itself, under the names that Prometheus has for it.
+/// The series about the scrape itself, named as in Prometheus.
 #[derive(Debug, Clone, Copy)]
 struct AboutScrape {
     up: Series,
@@ -71,8 +73,8 @@ pub(crate) struct KeptScrape {
     samples: usize,
     points: Vec<(Series, f64)>,
     refused: usize,
-    /// Why the first of the refused ones was refused.
-    why: Option<String>,
+    /// Why the first of the refused ones was refused, in this scrape or an earlier one.
+    refusal: Option<String>,
 }
 
 /// The metric that the last comment was about.
@@ -160,15 +162,15 @@ impl KeptSeries {
             samples: 0,
             points: Vec::with_capacity(self.points.len()),
             refused: 0,
-            why: None,
+            refusal: self.refusal.take(),
         })
     }
 
     /// Reports what a scrape kept, if it ended well, and how it went. Returns what is wrong with its samples, if
     /// anything.
     pub(crate) fn end(&mut self, id: &str, scrape: KeptScrape, is_up: bool, took_ms: f64) -> Option<String> {
-        let KeptScrape { known, scrape: nth, samples, points, refused, why, .. } = scrape;
-        self.known = known;
+        let KeptScrape { known, scrape: nth, samples, points, refused, refusal, .. } = scrape;
+        (self.known, self.refusal) = (known, refusal);
         self.points.clear();
         if is_up {
             self.points = points;
@@ -181,7 +183,11 @@ impl KeptSeries {
             }
         }
         self.repeat(id);
-        why.filter(|_| is_up).map(|why| format!("{refused} samples are not kept, the first because {why}"))
+        if !is_up {
+            return None;
+        }
+        self.refusal.take_if(|_| refused == 0);
+        self.refusal.as_ref().map(|why| format!("{refused} samples are not kept, the first because {why}"))
     }
 
     /// Reports the samples of the last scrape again: a series that is not reported at a tick ends.
@@ -241,10 +247,7 @@ impl KeptScrape {
         match fate {
             Fate::Kept(series) => self.points.push((series, sample.value)),
             Fate::NotWanted => {}
-            Fate::Refused => {
-                self.refused += 1;
-                self.why.get_or_insert_with(|| "they were refused before".to_owned());
-            }
+            Fate::Refused => self.refused += 1,
         }
     }
 
@@ -262,7 +265,7 @@ impl KeptScrape {
         match define(sample.name, metric_type, help, &labels) {
             Ok(series) => Fate::Kept(series),
             Err(why) => {
-                self.why.get_or_insert_with(|| match why {
+                self.refusal.get_or_insert_with(|| match why {
                     DefineError::Invalid(why) => why,
                     DefineError::TooMany(most) => {
                         format!("the plugin has {most} series, as many as metrics.max_series_per_plugin allows")
@@ -379,6 +382,25 @@ mod tests {
         assert_eq!(of("summary", "m"), Some(MetricType::Summary));
         assert_eq!(of("untyped", "m"), Some(MetricType::Unknown));
         assert_eq!((of("gauge", "m_other"), of("gauge", "n")), (None, None));
+    }
+
+    #[test]
+    fn why_samples_are_not_kept_stays_the_same_from_scrape_to_scrape() {
+        let mut series = KeptSeries::default();
+        let how = ScrapeSettings { keep: Keep::All, ..ScrapeSettings::of_nothing() };
+        let mut told = |refused, why: Option<&str>| {
+            let mut scrape = series.begin(&how).unwrap();
+            scrape.refused = refused;
+            scrape.refusal = scrape.refusal.or(why.map(str::to_owned));
+            series.end("web-1", scrape, true, 1.0)
+        };
+        let expected = Some("2 samples are not kept, the first because of a rule".to_owned());
+        assert_eq!((told(2, Some("of a rule")), told(2, None)), (expected.clone(), expected));
+        assert_eq!(told(0, None), None, "the host takes them all");
+        assert_eq!(
+            told(1, Some("of a limit")).as_deref(),
+            Some("1 samples are not kept, the first because of a limit")
+        );
     }
 
     #[test]

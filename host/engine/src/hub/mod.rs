@@ -349,7 +349,7 @@ impl Hub {
     }
 
     /// Ends the streams of clients. Readers that still may read can come back, and then miss nothing.
-    pub fn end_writer_streams(&self) {
+    pub fn end_client_streams(&self) {
         self.0.ends.send_replace(());
         let state = self.lock();
         state.channels.end_written(&state.inboxes);

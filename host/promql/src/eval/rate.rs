@@ -45,7 +45,7 @@ impl Resets {
 pub(super) struct Extrapolation {
     /// The number of the times that the spans belong to.
     times: Option<u64>,
-    /// None where a window has fewer than two samples.
+    /// A window of fewer than two samples has none.
     spans: Vec<Option<Span>>,
 }
 

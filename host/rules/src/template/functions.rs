@@ -1,8 +1,9 @@
 //! The functions of templates: those of Go, and those of Prometheus.
 
-use super::printf::{self, quoted};
+use super::printf;
 use super::value::Value;
 use super::{Surroundings, humanize};
+use dropsonde_promql::quoted::quoted;
 use jiff::SignedDuration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::Regex;
@@ -61,7 +62,7 @@ const NAMES: [&str; 47] = [
     "urlQueryEscape",
 ];
 
-/// What a query string leaves as it is.
+/// The characters that a query string need not escape.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
 
 /// A function with its arguments.

@@ -2,6 +2,7 @@
 
 use super::TemplateError;
 use super::value::Value;
+use dropsonde_promql::quoted;
 
 /// A text, or the inside of an action.
 #[derive(Debug, PartialEq)]
@@ -112,17 +113,13 @@ pub(super) fn words(action: &str, begin: usize) -> Result<Vec<(usize, Word)>, Te
             ',' => (Word::Comma, 1),
             ':' if rest.starts_with(":=") => (Word::Declare, 2),
             '=' => (Word::Assign, 1),
-            '"' => {
-                let (text, length) = quoted(rest).ok_or_else(|| error("unterminated quoted string".to_owned()))?;
-                (Word::Constant(Value::Text(text)), length)
-            }
-            '`' => {
-                let inner = rest.get(1..).unwrap_or_default();
-                let end = inner.find('`').ok_or_else(|| error("unterminated raw quoted string".to_owned()))?;
-                (Word::Constant(Value::Text(inner.get(..end).unwrap_or_default().to_owned())), end + 2)
+            '"' | '`' => {
+                let (text, length) = quoted::read(rest).map_err(error)?;
+                (Word::Constant(Value::Text(String::from_utf8_lossy(&text).into_owned())), length)
             }
             '\'' => {
-                let (text, length) = quoted(rest).ok_or_else(|| error("unterminated character constant".to_owned()))?;
+                let (text, length) = quoted::read(rest).map_err(error)?;
+                let text = String::from_utf8_lossy(&text);
                 let mut chars = text.chars();
                 let (Some(only), None) = (chars.next(), chars.next()) else {
                     return Err(error("a character constant has one character".to_owned()));
@@ -189,44 +186,4 @@ fn number(text: &str, error: &dyn Fn(String) -> TemplateError) -> Result<(Word, 
         _ => return Err(error(format!("bad number syntax: {written:?}"))),
     };
     Ok((Word::Constant(value), end))
-}
-
-/// Reads a quoted text with Go's escapes. Returns it with its length in the action.
-fn quoted(text: &str) -> Option<(String, usize)> {
-    let mut chars = text.char_indices();
-    let (_, quote) = chars.next()?;
-    let mut read = String::new();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            _ if c == quote => return Some((read, at + c.len_utf8())),
-            '\n' => return None,
-            '\\' => {
-                let (_, escaped) = chars.next()?;
-                let mut code = |digits: usize, first: Option<char>| {
-                    let mut text: String = first.into_iter().collect();
-                    while text.len() < digits {
-                        text.push(chars.next()?.1);
-                    }
-                    Some(text)
-                };
-                match escaped {
-                    'n' => read.push('\n'),
-                    't' => read.push('\t'),
-                    'r' => read.push('\r'),
-                    'a' => read.push('\u{7}'),
-                    'b' => read.push('\u{8}'),
-                    'f' => read.push('\u{c}'),
-                    'v' => read.push('\u{b}'),
-                    '\\' | '"' | '\'' => read.push(escaped),
-                    'x' => read.push(char::from(u8::from_str_radix(&code(2, None)?, 16).ok()?)),
-                    'u' => read.push(char::from_u32(u32::from_str_radix(&code(4, None)?, 16).ok()?)?),
-                    'U' => read.push(char::from_u32(u32::from_str_radix(&code(8, None)?, 16).ok()?)?),
-                    '0'..='7' => read.push(char::from(u8::from_str_radix(&code(3, Some(escaped))?, 8).ok()?)),
-                    _ => return None,
-                }
-            }
-            _ => read.push(c),
-        }
-    }
-    None
 }

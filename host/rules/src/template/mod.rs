@@ -43,7 +43,7 @@ pub struct Variables {
     pub external_labels: BTreeMap<String, String>,
 }
 
-/// What templates can ask for.
+/// Answers what templates ask: for series, for the time, for the address of this host.
 pub trait Surroundings {
     /// Returns the series that an expression finds now.
     fn query(&self, expression: &str) -> Result<Vec<Sample>, String>;

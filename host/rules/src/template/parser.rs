@@ -37,7 +37,7 @@ struct Parser<'a> {
     ranges: usize,
 }
 
-/// What ends a block.
+/// The end of a block.
 enum End {
     Text,
     /// `else` with what follows it, or `end`.

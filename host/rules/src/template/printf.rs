@@ -2,6 +2,7 @@
 
 use super::value::Value;
 use dropsonde_promql::number;
+use dropsonde_promql::quoted::quoted;
 use std::iter::Peekable;
 use std::str::Chars;
 
@@ -161,22 +162,4 @@ fn float(format: char, value: f64, precision: Option<usize>) -> String {
         }
         _ => number::general(value, precision),
     }
-}
-
-/// Quotes a text as Go does.
-pub(super) fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            '\n' => quoted.push_str("\\n"),
-            '\t' => quoted.push_str("\\t"),
-            '\r' => quoted.push_str("\\r"),
-            c if c.is_control() && u32::from(c) < 0x80 => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
 }
