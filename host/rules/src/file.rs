@@ -103,6 +103,18 @@ struct RuleText {
 }
 
 impl Rule {
+    /// Returns its name and its labels, as text.
+    pub(crate) fn key(&self) -> String {
+        let labels: Vec<(&str, &str)> = match &self.kind {
+            RuleKind::Recording { labels, .. } => labels.iter().map(|(name, value)| (&**name, &**value)).collect(),
+            RuleKind::Alerting(alerting) => {
+                alerting.labels.iter().map(|(name, value)| (&**name, value.text())).collect()
+            }
+        };
+        let labels: Vec<String> = labels.into_iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+        format!("{}{{{}}}", self.name(), labels.join(","))
+    }
+
     /// Returns the name of its series or alerts.
     pub fn name(&self) -> &str {
         match &self.kind {

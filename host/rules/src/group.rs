@@ -1,11 +1,15 @@
 //! Evaluates the rules of a group, one after the other: later ones see what earlier ones made.
 
 use crate::file::{AlertingRule, Rule, RuleGroup, RuleKind};
+use crate::stages::stages;
 use crate::template::{Sample, Surroundings, TemplateError, Variables};
 use dropsonde_model::Labels;
 use dropsonde_model::labels::NAME;
 use dropsonde_promql::{Expr, Limits, ParseOptions, Query, QueryError, Settings, Source, Times, Value, parse};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The series with the state of alerts.
 pub const ALERTS: &str = "ALERTS";
@@ -17,12 +21,18 @@ const ALERT_NAME: &str = "alertname";
 const ALERT_STATE: &str = "alertstate";
 
 /// How long an alert that was resolved is kept, in milliseconds.
-const RESOLVED_KEPT_MS: i64 = 15 * 60_000;
+pub const RESOLVED_KEPT_MS: i64 = 15 * 60_000;
 
 /// Series that can be read and written.
 pub trait Storage: Source {
-    /// Adds samples of one time. A value that is stale ends its series.
-    fn write(&self, at_ms: i64, samples: &[(Labels, f64)]);
+    /// Adds what the rules of one stage of a group made at one time: all series that go on. A value that is stale ends
+    /// its series. The stages of a group are numbered from 0.
+    fn write(&self, stage: usize, at_ms: i64, samples: &[(Labels, f64)]);
+
+    /// Returns what the query of one rule may use.
+    fn limits(&self) -> Limits<'_> {
+        Limits::default()
+    }
 }
 
 /// The settings that rules are evaluated with.
@@ -62,16 +72,31 @@ pub struct Alert {
 /// A group with the state of its rules.
 #[derive(Debug)]
 pub struct RunningGroup {
-    group: RuleGroup,
+    group: Arc<RuleGroup>,
+    stages: Vec<Range<usize>>,
     states: Vec<RuleState>,
+    /// Until when alerts of an earlier group stay although their expression does not hold.
+    held_until_ms: i64,
 }
 
-#[derive(Debug, Default)]
-struct RuleState {
+/// The state of a rule.
+#[derive(Debug, Clone, Default)]
+pub struct RuleState {
     /// The alerts by their labels.
-    alerts: BTreeMap<String, Alert>,
+    alerts: BTreeMap<String, Arc<Alert>>,
     /// The series that the last evaluation made.
     made: BTreeSet<String>,
+    /// The last evaluation; none before the first.
+    pub evaluated: Option<RuleEvaluation>,
+}
+
+/// How an evaluation of a rule went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleEvaluation {
+    pub at_ms: i64,
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
 }
 
 /// Why a rule could not be evaluated.
@@ -85,37 +110,98 @@ pub struct RuleFailure {
 impl RunningGroup {
     pub fn new(group: RuleGroup) -> Self {
         let states = group.rules.iter().map(|_| RuleState::default()).collect();
-        Self { group, states }
+        Self { stages: stages(&group.rules), group: Arc::new(group), states, held_until_ms: i64::MIN }
     }
 
-    pub fn group(&self) -> &RuleGroup {
+    pub fn group(&self) -> &Arc<RuleGroup> {
         &self.group
     }
 
+    /// Returns the states of the rules, in their order.
+    pub fn states(&self) -> &[RuleState] {
+        &self.states
+    }
+
     /// Returns the alerts of an alerting rule, sorted by their labels.
-    pub fn alerts(&self, rule: usize) -> impl Iterator<Item = &Alert> {
-        self.states.get(rule).into_iter().flat_map(|state| state.alerts.values())
+    pub fn alerts(&self, rule: usize) -> impl Iterator<Item = &Arc<Alert>> {
+        self.states.get(rule).into_iter().flat_map(RuleState::alerts)
+    }
+
+    /// Returns a name for each rule by which the alerts of a rule are found again after a change of the group or a
+    /// restart. Rules with the same name and labels are numbered.
+    pub fn rule_keys(&self) -> Vec<String> {
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let key = |rule: &Rule| {
+            let key = rule.key();
+            let nth = seen.entry(key.clone()).and_modify(|nth| *nth += 1).or_default();
+            if *nth == 0 { key } else { format!("{key}#{nth}") }
+        };
+        self.group.rules.iter().map(key).collect()
+    }
+
+    /// Goes on with the alerts of an earlier group: those of rules that have the same name and labels here.
+    pub fn take_over(&mut self, earlier: Self) {
+        self.held_until_ms = self.held_until_ms.max(earlier.held_until_ms);
+        let mut states: BTreeMap<String, RuleState> = earlier.rule_keys().into_iter().zip(earlier.states).collect();
+        for (key, state) in self.rule_keys().into_iter().zip(&mut self.states) {
+            if let Some(known) = states.remove(&key) {
+                *state = known;
+            }
+        }
+    }
+
+    /// Goes on with alerts that were kept during a restart, by the keys of their rules. Until a time, an alert is not
+    /// resolved if its expression does not hold: series may be incomplete that soon after a start.
+    pub fn restore(&mut self, alerts: Vec<(String, Alert)>, held_until_ms: i64) {
+        let keys = self.rule_keys();
+        for (key, alert) in alerts {
+            let state = keys.iter().position(|known| *known == key).and_then(|nth| self.states.get_mut(nth));
+            if let Some(state) = state {
+                state.alerts.insert(alert.labels.as_text().to_owned(), Arc::new(alert));
+                self.held_until_ms = held_until_ms;
+            }
+        }
     }
 
     /// Evaluates all rules at a time, and writes what they make. Returns those that failed.
     pub fn evaluate(&mut self, at_ms: i64, storage: &dyn Storage, settings: &RuleSettings) -> Vec<RuleFailure> {
         let mut failures = Vec::new();
-        let Self { group, states } = self;
-        for (rule, state) in group.rules.iter().zip(states) {
-            let looks_at_ms = at_ms.saturating_sub(group.query_offset_ms);
-            let evaluation = Evaluation { at_ms, looks_at_ms, storage, settings, limit: group.limit };
-            match evaluation.rule(rule, state) {
-                Ok(made) => {
-                    let names: BTreeSet<String> = made.iter().map(|(labels, _)| labels.as_text().to_owned()).collect();
-                    let ended = state.made.difference(&names).filter_map(|text| Labels::from_text(text));
-                    let ended: Vec<(Labels, f64)> = ended.map(|labels| (labels, dropsonde_promql::STALE)).collect();
-                    storage.write(looks_at_ms, &[made, ended].concat());
-                    state.made = names;
-                }
-                Err(why) => failures.push(RuleFailure { rule: rule.name().to_owned(), why }),
+        let Self { group, stages, states, held_until_ms } = self;
+        let looks_at_ms = at_ms.saturating_sub(group.query_offset_ms);
+        let is_held = at_ms < *held_until_ms;
+        let evaluation = Evaluation { at_ms, looks_at_ms, storage, settings, limit: group.limit, is_held };
+        for (nth, stage) in stages.iter().enumerate() {
+            let mut written: Vec<(Labels, f64)> = Vec::new();
+            let rules = group.rules.iter().zip(states.iter_mut());
+            for (rule, state) in rules.skip(stage.start).take(stage.len()) {
+                let began = Instant::now();
+                let failure = match evaluation.rule(rule, state) {
+                    Ok(made) => {
+                        let names: BTreeSet<String> =
+                            made.iter().map(|(labels, _)| labels.as_text().to_owned()).collect();
+                        let ended = state.made.difference(&names).filter_map(|text| Labels::from_text(text));
+                        written.extend(ended.map(|labels| (labels, dropsonde_promql::STALE)));
+                        written.extend(made);
+                        state.made = names;
+                        None
+                    }
+                    Err(why) => {
+                        failures.push(RuleFailure { rule: rule.name().to_owned(), why: why.clone() });
+                        Some(why)
+                    }
+                };
+                state.evaluated = Some(RuleEvaluation { at_ms, took: began.elapsed(), failure });
             }
+            storage.write(nth, looks_at_ms, &written);
         }
         failures
+    }
+}
+
+impl RuleState {
+    /// Returns the alerts, sorted by their labels.
+    pub fn alerts(&self) -> impl Iterator<Item = &Arc<Alert>> {
+        self.alerts.values()
     }
 }
 
@@ -126,6 +212,8 @@ struct Evaluation<'a> {
     storage: &'a dyn Storage,
     settings: &'a RuleSettings,
     limit: Option<usize>,
+    /// Whether alerts stay although their expression does not hold.
+    is_held: bool,
 }
 
 impl Evaluation<'_> {
@@ -140,7 +228,7 @@ impl Evaluation<'_> {
 
     fn ask(&self, expr: &Expr) -> Result<Vec<(Labels, f64)>, QueryError> {
         let query = Query { expr, times: Times::At(self.looks_at_ms), settings: self.settings.query };
-        match query.run(self.storage, &Limits::default())?.value {
+        match query.run(self.storage, &self.storage.limits())?.value {
             Value::Vector(_, series) => Ok(series),
             Value::Scalar(_, value) => Ok(vec![(Labels::new(), value)]),
             _ => Err(QueryError::Invalid("the expression has no instant vector".to_owned())),
@@ -188,7 +276,10 @@ impl Evaluation<'_> {
         let is_current: BTreeSet<String> = current.keys().cloned().collect();
         for (key, (labels, annotations, value)) in current {
             match state.alerts.get_mut(&key).filter(|known| known.state != AlertState::Inactive) {
-                Some(known) => (known.value, known.annotations) = (value, annotations),
+                Some(known) => {
+                    let known = Arc::make_mut(known);
+                    (known.value, known.annotations) = (value, annotations);
+                }
                 None => {
                     let alert = Alert {
                         labels,
@@ -200,29 +291,27 @@ impl Evaluation<'_> {
                         keep_firing_since_ms: None,
                         resolved_ms: None,
                     };
-                    state.alerts.insert(key, alert);
+                    state.alerts.insert(key, Arc::new(alert));
                 }
             }
         }
         let mut made = Vec::new();
         let mut active = 0;
         state.alerts.retain(|key, alert| {
-            let goes_on = if is_current.contains(key) {
-                alert.keep_firing_since_ms = None;
-                true
-            } else {
+            let is_absent = !is_current.contains(key);
+            let stays = self.is_held && alert.state != AlertState::Inactive;
+            if is_absent && !stays {
                 match self.absent(rule, alert) {
-                    Some(is_kept_firing) => is_kept_firing,
+                    Some(true) => {}
+                    Some(false) => return true,
                     None => return false,
                 }
-            };
-            if goes_on {
-                active += 1;
-                if alert.state == AlertState::Pending && self.at_ms.saturating_sub(alert.active_ms) >= rule.for_ms {
-                    (alert.state, alert.fired_ms) = (AlertState::Firing, Some(self.at_ms));
-                }
-                made.extend(series_of(alert));
+            } else if !is_absent && alert.keep_firing_since_ms.is_some() {
+                Arc::make_mut(alert).keep_firing_since_ms = None;
             }
+            active += 1;
+            self.present(rule, alert);
+            made.extend(series_of(alert));
             true
         });
         match self.limit {
@@ -234,11 +323,27 @@ impl Evaluation<'_> {
         }
     }
 
+    /// Lets an active alert fire, if it is time. If the rule wants it to be active for longer by now, it no longer fires.
+    fn present(&self, rule: &AlertingRule, alert: &mut Arc<Alert>) {
+        let is_long_enough = self.at_ms.saturating_sub(alert.active_ms) >= rule.for_ms;
+        match alert.state {
+            AlertState::Pending if is_long_enough => {
+                let alert = Arc::make_mut(alert);
+                (alert.state, alert.fired_ms) = (AlertState::Firing, Some(self.at_ms));
+            }
+            AlertState::Firing if !is_long_enough => {
+                let alert = Arc::make_mut(alert);
+                (alert.state, alert.fired_ms, alert.keep_firing_since_ms) = (AlertState::Pending, None, None);
+            }
+            _ => {}
+        }
+    }
+
     /// Changes an alert whose expression does not hold. Returns whether it is kept firing; none if it is forgotten.
-    fn absent(&self, rule: &AlertingRule, alert: &mut Alert) -> Option<bool> {
+    fn absent(&self, rule: &AlertingRule, alert: &mut Arc<Alert>) -> Option<bool> {
         let mut is_kept_firing = false;
         if alert.state == AlertState::Firing && rule.keep_firing_for_ms > 0 {
-            let since_ms = *alert.keep_firing_since_ms.get_or_insert(self.at_ms);
+            let since_ms = *Arc::make_mut(alert).keep_firing_since_ms.get_or_insert(self.at_ms);
             is_kept_firing = self.at_ms.saturating_sub(since_ms) < rule.keep_firing_for_ms;
         }
         let is_old = |resolved_ms: i64| self.at_ms.saturating_sub(resolved_ms) > RESOLVED_KEPT_MS;
@@ -246,6 +351,7 @@ impl Evaluation<'_> {
             return None;
         }
         if alert.state != AlertState::Inactive && !is_kept_firing {
+            let alert = Arc::make_mut(alert);
             (alert.state, alert.resolved_ms) = (AlertState::Inactive, Some(self.at_ms));
         }
         Some(is_kept_firing)

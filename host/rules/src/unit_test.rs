@@ -107,7 +107,7 @@ impl Source for SharedMemory {
 }
 
 impl Storage for SharedMemory {
-    fn write(&self, at_ms: i64, samples: &[(Labels, f64)]) {
+    fn write(&self, _: usize, at_ms: i64, samples: &[(Labels, f64)]) {
         let mut memory = self.0.borrow_mut();
         samples.iter().for_each(|(labels, value)| memory.push(labels, at_ms, *value));
     }
@@ -145,7 +145,7 @@ impl TestFile {
                 notation::series(&format!("{series} {values}")).map_err(|why| format!("{series}: {why}"))?;
             for (nth, value) in (0..).zip(values) {
                 if let Some(value) = value {
-                    storage.write(step_ms.saturating_mul(nth), &[(labels.clone(), value)]);
+                    storage.write(0, step_ms.saturating_mul(nth), &[(labels.clone(), value)]);
                 }
             }
         }

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 /// A template, read and checked.
 #[derive(Debug, Clone)]
 pub struct Template {
+    text: String,
     nodes: Vec<Node>,
 }
 
@@ -65,7 +66,12 @@ pub struct Sample {
 impl Template {
     /// Reads a template. Unknown functions and variables are mistakes, too.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        Ok(Self { nodes: parser::parse(text)? })
+        Ok(Self { text: text.to_owned(), nodes: parser::parse(text)? })
+    }
+
+    /// Returns the template as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Returns the text with the values of its actions.
