@@ -18,6 +18,9 @@ use tokio::time::Instant;
 /// Longest wait for a plugin that restarts: one that passed its trial starts in less.
 const SETTLED: Duration = Duration::from_secs(30);
 
+/// The part of the configuration whose files have mistakes of their own.
+const RULES: &str = "rules";
+
 /// Time between two checks whether a plugin has restarted.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -40,7 +43,8 @@ pub(crate) async fn reload(
     reload.log();
     let at_ms = engine.clock.now_ms();
     let at = json::time(at_ms);
-    let trouble = match (&done, reload.failed().next()) {
+    // The engine itself tells of rule files.
+    let trouble = match (&done, reload.failed().find(|failed| failed.part != RULES)) {
         (Err(error), _) => {
             let why = for_readers(error);
             Some(format!("the configuration read at {at} was refused, and the previous one stays in force: {why}"))
@@ -52,7 +56,7 @@ pub(crate) async fn reload(
         (Ok(()), None) => None,
     };
     engine.metrics.config_reloads.with_label_values(&[reload.outcome()]).inc();
-    engine.metrics.config_last_reload_successful.set(trouble.is_none().into());
+    engine.metrics.config_last_reload_successful.set(reload.is_good().into());
     server.app().reloads.set_trouble(trouble);
     server.app().reloads.set_waiting_for_restart(&reload);
     note_sections(engine, &reload, at_ms);
@@ -169,6 +173,9 @@ async fn take_over(
                 ReloadPart::failed(part, why)
             }
         });
+    }
+    for failure in engine.rules.reload().await {
+        parts.push(ReloadPart::failed(RULES, failure.to_string()));
     }
     for name in &others {
         engine.plugins.reconfigure(name).await;

@@ -9,6 +9,7 @@ use crate::hub::{FollowRequest, Hub, Member, Selection, TooManyStreams, Watch};
 use crate::metrics::HostMetrics;
 use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
+use crate::rules::Rules;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
 use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, TrackRequest, TrackedInstances};
@@ -45,6 +46,7 @@ pub struct Engine {
     pub audit: Audit,
     pub vitals: Arc<Vitals>,
     pub exposition: Exposition,
+    pub rules: Rules,
     /// The bytes of samples on `/metrics`, by sampler.
     pub(crate) exposed: Pool,
     /// The bytes of plugins' own metrics there, by plugin.

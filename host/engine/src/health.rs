@@ -82,7 +82,7 @@ impl Health {
             None => ServiceStatus::Starting,
         };
         let reasons = fatal.iter().map(FatalReason::to_string).chain(clock(engine));
-        let reasons = reasons.chain(engine.plugins.folder_trouble());
+        let reasons = reasons.chain(engine.plugins.folder_trouble()).chain(engine.rules.troubles());
         let of_front = engine.front().map(|front| front.troubles()).unwrap_or_default();
         let reasons = reasons.chain(of_front).chain(engine.audit.trouble());
         let reasons = reasons.chain(shares::greedy(engine).into_iter().map(|greedy| greedy.why)).collect();

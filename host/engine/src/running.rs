@@ -13,6 +13,7 @@ use crate::plugins::{Plugins, Supervisor, start_natives};
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tracked::TrackedInstances;
+use crate::rules::{self, Rules};
 use crate::{Engine, Options, memory, series, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
@@ -108,6 +109,7 @@ impl RunningEngine {
         tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
         tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::record_in_history(engine.clone(), stopped.clone())));
         tasks.spawn(alive(vitals.pulse("metrics_history"), series::record_in_history(engine.clone(), stopped.clone())));
+        tasks.spawn(alive(vitals.pulse("rules"), rules::supervise(engine.clone(), stopped.clone())));
         tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(engine.clone(), stopped)));
         Ok(Self { engine, stopping, tasks, keeping })
     }
@@ -161,6 +163,7 @@ impl Engine {
             let id = InstanceId::new(&instance.id)?;
             tracked.configure(&id, instance.labels.clone(), instance.samplers.clone())?;
         }
+        let rules = Rules::open(options.data_dir.as_deref(), clock.now_ms()).context("cannot read rules and alerts")?;
         let audit = Audit::open(options.data_dir.as_deref(), metrics.audit_entries_dropped.clone());
         let boot = hub::next_boot(&store, clock.now_ms());
         let timeline = Timeline::resume(clock.clone(), &store, &metrics);
@@ -179,6 +182,7 @@ impl Engine {
             exposed: Pool::halved(options.metrics.size()),
             exposed_own: Pool::halved(options.metrics.size()),
             exposition: Default::default(),
+            rules,
             workloads: Default::default(),
             rooms: AddressSpace::of_process(),
             memory,

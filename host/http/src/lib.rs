@@ -12,8 +12,9 @@
 //!   caller and its rights; `login`: browser sessions.
 //! * `instances`, `instance_events`, `usage`, `stream`, `snapshot`, `source_events`, `host_history`, `plugins`,
 //!   `reload`, `health`, `host`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads
-//!   them; `points_json`, `by_instance`: answers with many points, or with many instances.
+//!   them; `piece_body`: those whose pieces come as they come; `points_json`, `by_instance`: answers with many points, or with many instances.
 //! * `series`: series by their labels; `series_stream`: their samples as they come. `promql`: Prometheus' query API.
+//! * `alerts`, `alert_stream`, `silences`: alerts, as a list and as they change, and who is not told of them.
 //! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `instance_selection`: the
 //!   selection of instances; `range_query`: the parameters of a range query; `fields`: the field names of a query;
 //!   `etag`: conditional answers.
@@ -23,6 +24,8 @@
 //! * [`writers`]: threads that write streams; `trace_context`: the trace that a request belongs to.
 //! * [`handbook`]: the pages under `/docs`. `dashboard`: the files of the application at `/`, which are in `dashboard/`.
 
+mod alert_stream;
+mod alerts;
 mod answer_memory;
 mod app;
 mod blocking;
@@ -51,6 +54,7 @@ mod openapi;
 pub mod options;
 mod page;
 mod peer;
+mod piece_body;
 mod plugins;
 mod points_json;
 mod prometheus;
@@ -63,6 +67,7 @@ mod routes;
 mod series;
 mod series_stream;
 mod server;
+mod silences;
 mod snapshot;
 mod source_events;
 mod stream;

@@ -4,10 +4,10 @@ use super::middleware::{RequestChecks, pass};
 use super::rights::AccessRules;
 use super::stream::LAST_EVENT_ID;
 use super::{
-    dashboard, health, host, host_history, instance_events, instances, login, openapi, page, plugins, prometheus,
+    alert_stream, alerts, dashboard, health, host, host_history, instance_events, instances, login, openapi, page, plugins, prometheus,
     promql, reload,
 };
-use super::{series, snapshot, source_events, stream, usage};
+use super::{series, silences, snapshot, source_events, stream, usage};
 use crate::App;
 use crate::ServerOptions;
 use axum::Router;
@@ -60,6 +60,11 @@ const QUERY_RANGE: &[&str] = &["query", "start", "end", "step", "timeout", "limi
 
 /// Query parameters of Prometheus' lists of series, labels and values.
 const LIST_OF_SERIES: &[&str] = &["match[]", "start", "end", "limit"];
+
+/// Query parameters of Prometheus' list of rules.
+const RULES: &[&str] = &[
+    "type", "rule_name[]", "rule_group[]", "file[]", "exclude_alerts", "match[]", "group_limit", "group_next_token",
+];
 
 const SNAPSHOT: &[&str] = &["source", "fresh"];
 
@@ -139,7 +144,7 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         send("/api/v1/format_query", promql::format_query),
         ask("/api/v1/parse_query", promql::parse_query).taking(&["query"]),
         send("/api/v1/parse_query", promql::parse_query),
-        ask("/api/v1/rules", promql::rules),
+        ask("/api/v1/rules", promql::rules).taking(RULES),
         ask("/api/v1/alerts", promql::alerts),
         ask("/api/v1/features", promql::features),
         ask("/api/v1/status/buildinfo", promql::buildinfo),
@@ -149,6 +154,12 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get(&options.snapshot_path, READ, snapshot::latest).taking(SNAPSHOT),
         get("/v1/snapshot/range", READ, snapshot::range).taking(RANGE),
         get("/v1/snapshot/stream", READ, snapshot::stream),
+        get("/v1/alerts", READ, alerts::list).taking(&["state"]),
+        get("/v1/alerts/stream", READ, alert_stream::follow),
+        get("/v1/silences", READ, silences::list),
+        post("/v1/silences", WRITE, silences::add),
+        get("/v1/silences/{id}", READ, silences::one),
+        delete("/v1/silences/{id}", WRITE, silences::end),
         post("/v1/sources/{plugin}/events", WRITE, source_events::post),
         post("/v1/reload", ADMIN, reload::post),
         get("/v1/plugins", READ, plugins::list),

@@ -4,6 +4,7 @@
 use super::blocking::query;
 use super::error::ApiError;
 use super::peer::Peer;
+use super::piece_body::{PieceBody, Pieces};
 use super::rights::RequestCaller;
 use super::series::{LOOKBACK_MS, named, selected, selectors};
 use super::stream::{self, LAST_EVENT_ID};
@@ -19,12 +20,8 @@ use dropsonde_engine::quota::QuotaPermit;
 use dropsonde_model::Labels;
 use dropsonde_promql::Matcher;
 use dropsonde_store::{SeriesSelection, is_stale};
-use http_body::Frame;
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -65,8 +62,7 @@ pub(super) async fn follow(
     let mut head = RETRY.to_vec();
     head.extend(first);
     let following = Following { reader, ends: app.engine.hub.ends(), last: Instant::now(), _permit: permit };
-    let body = SeriesStreamBody { first: Some(head.into()), next: Box::pin(following.next()) };
-    Ok(stream::head(Body::new(body)))
+    Ok(stream::head(Body::new(PieceBody::new(head.into(), following))))
 }
 
 /// A stream after its first event.
@@ -91,17 +87,9 @@ struct SeriesReader {
     memory: Option<QuotaPermit>,
 }
 
-type NextPiece = Pin<Box<dyn Future<Output = Option<(Bytes, Following)>> + Send>>;
-
-struct SeriesStreamBody {
-    first: Option<Bytes>,
-    next: NextPiece,
-}
-
 // === impl Following ===
 
-impl Following {
-    /// Waits for something to send. Returns none when the stream is over.
+impl Pieces for Following {
     async fn next(mut self) -> Option<(Bytes, Self)> {
         loop {
             let options = self.reader.app.engine.options.load();
@@ -224,19 +212,4 @@ fn put(list: &mut Vec<u8>, labels: &Labels, at_ms: i64, value: Option<f64>) {
     list.extend_from_slice(format!(",\"at\":\"{}\",\"value\":", json::time(at_ms)).as_bytes());
     json::number(list, value.unwrap_or(f64::NAN));
     list.push(b'}');
-}
-
-impl http_body::Body for SeriesStreamBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let this = self.get_mut();
-        if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
-        }
-        let Some((piece, following)) = ready!(this.next.as_mut().poll(context)) else { return Poll::Ready(None) };
-        this.next = Box::pin(following.next());
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
 }

@@ -141,6 +141,11 @@ pub fn general(value: f64, digits: Option<usize>) -> String {
     plain(written.parse().unwrap_or(value))
 }
 
+/// Writes a number as Go's format `e` does, with as many digits as needed.
+pub fn exponent(value: f64) -> String {
+    if value.is_finite() { with_exponent(value) } else { plain(value) }
+}
+
 fn with_exponent(value: f64) -> String {
     let written = format!("{value:e}");
     let (digits, exponent) = written.split_once('e').unwrap_or((&written, "0"));

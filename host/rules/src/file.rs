@@ -14,7 +14,7 @@ pub struct RuleFile {
 }
 
 /// Rules that are evaluated together, in their order.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RuleGroup {
     pub name: String,
     /// The time between two evaluations in milliseconds, unless it is the usual one.

@@ -2,7 +2,7 @@
 
 use crate::file::{AlertingRule, Rule, RuleGroup, RuleKind};
 use crate::stages::stages;
-use crate::template::{Sample, Surroundings, TemplateError, Variables};
+use crate::template::{Sample, Surroundings, Variables};
 use dropsonde_model::Labels;
 use dropsonde_model::labels::NAME;
 use dropsonde_promql::{Expr, Limits, ParseOptions, Query, QueryError, Settings, Source, Times, Value, parse};
@@ -22,6 +22,9 @@ const ALERT_STATE: &str = "alertstate";
 
 /// How long an alert that was resolved is kept, in milliseconds.
 pub const RESOLVED_KEPT_MS: i64 = 15 * 60_000;
+
+/// The longest text of a label or an annotation, in bytes.
+const LONGEST_TEXT: usize = 64 << 10;
 
 /// Series that can be read and written.
 pub trait Storage: Source {
@@ -43,6 +46,8 @@ pub struct RuleSettings {
     pub external_labels: BTreeMap<String, String>,
     /// The address at which users reach this host.
     pub external_url: String,
+    /// The most alerts of the group. None: no limit.
+    pub max_alerts: Option<usize>,
 }
 
 /// The state of an alert.
@@ -169,13 +174,20 @@ impl RunningGroup {
         let Self { group, stages, states, held_until_ms } = self;
         let looks_at_ms = at_ms.saturating_sub(group.query_offset_ms);
         let is_held = at_ms < *held_until_ms;
-        let evaluation = Evaluation { at_ms, looks_at_ms, storage, settings, limit: group.limit, is_held };
+        let mut evaluation =
+            Evaluation { at_ms, looks_at_ms, storage, settings, limit: group.limit, is_held, room: usize::MAX };
+        if let Some(most) = settings.max_alerts {
+            let known: usize = states.iter().map(|state| state.alerts.len()).sum();
+            evaluation.room = most.saturating_sub(known);
+        }
         for (nth, stage) in stages.iter().enumerate() {
             let mut written: Vec<(Labels, f64)> = Vec::new();
             let rules = group.rules.iter().zip(states.iter_mut());
             for (rule, state) in rules.skip(stage.start).take(stage.len()) {
-                let began = Instant::now();
-                let failure = match evaluation.rule(rule, state) {
+                let (began, known) = (Instant::now(), state.alerts.len());
+                let result = evaluation.rule(rule, state);
+                evaluation.room = evaluation.room.saturating_add(known).saturating_sub(state.alerts.len());
+                let failure = match result {
                     Ok(made) => {
                         let names: BTreeSet<String> =
                             made.iter().map(|(labels, _)| labels.as_text().to_owned()).collect();
@@ -214,6 +226,8 @@ struct Evaluation<'a> {
     limit: Option<usize>,
     /// Whether alerts stay although their expression does not hold.
     is_held: bool,
+    /// How many more alerts there may be.
+    room: usize,
 }
 
 impl Evaluation<'_> {
@@ -272,6 +286,10 @@ impl Evaluation<'_> {
             if current.insert(labels.as_text().to_owned(), (labels, annotations, value)).is_some() {
                 return Err("vector contains metrics with the same labelset after applying alert labels".to_owned());
             }
+        }
+        let new = current.keys().filter(|key| !state.alerts.contains_key(*key)).count();
+        if new > self.room {
+            return Err(format!("there would be {new} more alerts, with which this host has too many: narrow the rule"));
         }
         let is_current: BTreeSet<String> = current.keys().cloned().collect();
         for (key, (labels, annotations, value)) in current {
@@ -362,9 +380,14 @@ impl Evaluation<'_> {
         let external_labels = self.settings.external_labels.clone();
         let variables = Variables { labels: pairs(labels), value, external_labels };
         let expanded = |(name, template): (&String, &crate::Template)| {
-            let text = template.expand(&variables, self);
-            let failed = |error: TemplateError| format!("<error expanding template: {error}>");
-            (name.clone(), text.unwrap_or_else(failed))
+            let text = match template.expand(&variables, self) {
+                Ok(text) if text.len() > LONGEST_TEXT => {
+                    format!("<error expanding template: its text has more than {LONGEST_TEXT} bytes>")
+                }
+                Ok(text) => text,
+                Err(error) => format!("<error expanding template: {error}>"),
+            };
+            (name.clone(), text)
         };
         let mut all = pairs(labels);
         all.remove(NAME);

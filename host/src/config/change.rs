@@ -43,7 +43,8 @@ impl ConfigChange {
         section! { kept, before, &mut now => Config {
             restart: [listen, data_dir, plugins_dir, compile_cache, insecure, is_demo, tracing],
             live: [
-                labels, external_name, store, poll, stream, metrics, snapshot, query, http, auth, tls, instances, plugins
+                labels, external_name, store, poll, stream, metrics, snapshot, query, rules, alerts, alerting, http, auth, tls,
+                instances, plugins
             ],
         } "" }
         section! { kept, before.store, &mut now.store => StoreConfig {
@@ -100,6 +101,9 @@ impl ConfigChange {
             ("[snapshot]", now.snapshot != before.snapshot),
             ("external_name", now.external_name != before.external_name),
             ("[query]", now.query != before.query),
+            ("rules", now.rules != before.rules),
+            ("[[alerts]]", now.alerts != before.alerts),
+            ("[alerting]", now.alerting != before.alerting),
             ("[http]", now.http != before.http),
             ("[auth]", now.auth != before.auth),
             ("[tls]", now.tls != before.tls),

@@ -4,12 +4,14 @@
 //! Sections are defined beside the code that uses them: in [`dropsonde_engine::options`], [`dropsonde_http::options`],
 //! and `tracing` here. `change` says which keys can change while the host runs.
 
+mod alerting;
 mod change;
 mod tracing;
 
+pub use alerting::AlertingConfig;
 pub use change::ConfigChange;
 pub use dropsonde_engine::options::{
-    GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, QueryConfig, SnapshotConfig, StaticInstance,
+    AlertConfig, GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, QueryConfig, SnapshotConfig, StaticInstance,
     StoreConfig, StreamConfig,
 };
 pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, TlsVersion};
@@ -48,6 +50,11 @@ pub struct Config {
     pub metrics: MetricsConfig,
     pub snapshot: SnapshotConfig,
     pub query: QueryConfig,
+    /// Globs of rule files; a relative one is relative to the folder of the configuration file.
+    pub rules: Vec<String>,
+    /// Alerts that need no rule file.
+    pub alerts: Vec<AlertConfig>,
+    pub alerting: AlertingConfig,
     pub http: HttpConfig,
     pub auth: AuthConfig,
     pub tls: TlsConfig,
@@ -91,7 +98,13 @@ impl Config {
     /// Reads a file. Call [`validated`](Self::validated) after setting the values that override it, such as flags.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = text_of(path).map_err(|why| ConfigError::Unreadable { path: path.to_owned(), why })?;
-        toml::from_str(&text).map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })
+        let read: Result<Self, _> = toml::from_str(&text);
+        let mut config =
+            read.map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })?;
+        if let Some(folder) = path.parent() {
+            config.rules.iter_mut().for_each(|glob| *glob = folder.join(&glob).to_string_lossy().into_owned());
+        }
+        Ok(config)
     }
 
     /// Returns the configuration of `serve --demo`.
@@ -133,6 +146,7 @@ impl Config {
             metrics: self.metrics.clone().or_for_answers(self.http.answer_bytes(memory)),
             snapshot: self.snapshot.clone(),
             query: self.query.clone(),
+            rules: self.alerting.rules(&self.rules, &self.alerts, self.usual_url()),
             external_name: self.external_name.clone(),
             instances: self.instances.clone(),
             plugins: self.plugins.clone(),
@@ -140,6 +154,16 @@ impl Config {
             plugins_dir: self.plugins_folder(),
             bundled: if self.is_demo { DEMO } else { BUNDLED },
             serving: self.http.bytes(memory),
+        }
+    }
+
+    /// Returns the address of this host as people may reach it.
+    fn usual_url(&self) -> String {
+        let scheme = if self.tls.files().is_some() { "https" } else { "http" };
+        let name = self.external_name.clone().unwrap_or_else(engine::machine_name);
+        match &self.listen {
+            Listen::Tcp(address) if address.port() != 0 => format!("{scheme}://{name}:{}", address.port()),
+            _ => format!("{scheme}://{name}"),
         }
     }
 
@@ -187,10 +211,10 @@ impl Config {
         self.plugins_dir.clone().or_else(|| Some(self.kept_dir()?.join("plugins")))
     }
 
-    /// Returns the files that the configuration names and that can change at any time: certificates, keys, tokens.
+    /// Returns the files that the configuration names and that can change at any time: certificates, keys, tokens, rules.
     pub fn named_files(&self) -> Vec<PathBuf> {
-        let http = self.http();
-        http.tls_files().chain(http.token_files()).collect()
+        let (http, rules) = (self.http(), self.engine().rules);
+        http.tls_files().chain(http.token_files()).chain(rules.followed()).collect()
     }
 }
 
@@ -221,6 +245,9 @@ impl Default for Config {
             metrics: MetricsConfig::default(),
             snapshot: SnapshotConfig::default(),
             query: QueryConfig::default(),
+            rules: Vec::new(),
+            alerts: Vec::new(),
+            alerting: AlertingConfig::default(),
             http: HttpConfig::default(),
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),

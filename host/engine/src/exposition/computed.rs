@@ -5,7 +5,9 @@ use crate::health::Health;
 use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
 use crate::shares;
 use crate::snapshot::{NUMBERS, SnapshotNumber};
+use dropsonde_rules::AlertState;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use std::collections::BTreeMap;
 
 pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
     let mut families = history(engine);
@@ -13,6 +15,7 @@ pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
     families.extend(services(engine));
     families.extend(snapshot(engine));
     families.extend(shares(engine));
+    families.extend(alerts(engine));
     let streams = engine.hub.open() as u64;
     families.push(count("sessions_active", "Open streams.", false, &[(&[], streams)]));
     let connections = engine.front().map_or(0, |front| front.connections()) as u64;
@@ -88,6 +91,22 @@ fn shares(engine: &Engine) -> [MetricFamily; 4] {
             &each(|(_, refused)| *refused),
         ),
     ]
+}
+
+/// Returns how many alerts fire, by name and severity, sorted by name.
+fn alerts(engine: &Engine) -> Option<MetricFamily> {
+    let mut firing: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for listed in engine.rules.alerts().iter().filter(|listed| listed.alert.state == AlertState::Firing) {
+        let severity = listed.alert.labels.get("severity").unwrap_or_default();
+        *firing.entry((listed.name().to_owned(), severity.to_owned())).or_default() += 1;
+    }
+    let series: Vec<([LabelPair; 2], u64)> = firing
+        .iter()
+        .map(|((name, severity), count)| ([label("alert", name), label("severity", severity)], *count))
+        .collect();
+    let series: Vec<(&[LabelPair], u64)> = series.iter().map(|(labels, count)| (&labels[..], *count)).collect();
+    let help = "Alerts that fire, by name and severity.";
+    (!series.is_empty()).then(|| count("alerts_firing", help, false, &series))
 }
 
 /// Returns the numbers of the snapshot; none while there are no sources.

@@ -1,4 +1,5 @@
 use super::core::{histogram_options, options, register};
+use super::rules::RuleMetrics;
 use super::{CoreMetrics, MetricRegistry, RegistrationError};
 use prometheus::{
     CounterVec, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
@@ -44,6 +45,7 @@ pub struct HostMetrics {
     /// By outcome: `applied`, `refused`, `failed`.
     pub config_reloads: IntCounterVec,
     pub config_last_reload_successful: IntGauge,
+    pub rules: RuleMetrics,
     pub build_info: GaugeVec,
     pub start_time_seconds: Gauge,
     /// By direction: `back`, `ahead`.
@@ -178,6 +180,7 @@ impl HostMetrics {
                     "1 when the configuration that was read last is in force and works, 0 when not.",
                 )),
             )?,
+            rules: RuleMetrics::register(all)?,
             build_info: register(
                 all,
                 GaugeVec::new(options("build_info", "Always 1; the version is in the label."), &["version"]),

@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //!
-//! * A file for each section: `store`, `poll`, `stream`, `metrics`, `snapshot`, `query`, `instance`, `plugin`.
+//! * A file for each section: `store`, `poll`, `stream`, `metrics`, `snapshot`, `query`, `rules`, `instance`,
+//!   `plugin`.
 //! * `names`: the names of plugins in the settings; `http_rule`: rules about HTTP requests.
 
 mod http_rule;
@@ -12,6 +13,7 @@ mod names;
 mod plugin;
 mod poll;
 mod query;
+mod rules;
 mod snapshot;
 mod store;
 mod stream;
@@ -22,6 +24,7 @@ pub use names::UnknownName;
 pub use plugin::{GrantsConfig, LimitsConfig, PluginConfig};
 pub use poll::PollConfig;
 pub use query::QueryConfig;
+pub use rules::{AlertConfig, RuleOptions, Severity};
 pub use snapshot::SnapshotConfig;
 pub use store::StoreConfig;
 pub use stream::StreamConfig;
@@ -44,6 +47,7 @@ pub struct Options {
     pub metrics: MetricsConfig,
     pub snapshot: SnapshotConfig,
     pub query: QueryConfig,
+    pub rules: RuleOptions,
     /// The name of this host for programs on other machines. None: the machine's name.
     pub external_name: Option<String>,
     /// Instances that are tracked from the start, beside those that plugins discover.
@@ -75,6 +79,7 @@ impl Options {
             self.metrics.check(),
             self.snapshot.check(),
             self.query.check(),
+            self.rules.check(),
             check_external_name(self.external_name.as_deref()),
             check_labels("labels", &self.labels),
         ];
@@ -99,10 +104,7 @@ impl Options {
 
     /// Returns the name of this host for programs on other machines.
     pub fn external_name(&self) -> String {
-        self.external_name.clone().unwrap_or_else(|| {
-            let machine = rustix::system::uname();
-            machine.nodename().to_string_lossy().into_owned()
-        })
+        self.external_name.clone().unwrap_or_else(machine_name)
     }
 
     /// Returns a plugin's own section, or the defaults.
@@ -152,6 +154,11 @@ impl Options {
             if limits.cpu <= deadline { (limits.cpu, limits.cpu_setting) } else { (deadline, deadline_setting) };
         Limits { cpu, cpu_setting, deadline, deadline_setting, ..limits }
     }
+}
+
+/// Returns the name of this machine.
+pub fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Checks a name that becomes the value of a label.

@@ -36,11 +36,13 @@ pub fn select(engine: &Engine, selectors: &[Vec<Matcher>], window: &Range<i64>) 
     SeriesSelection::of(found.into_values().collect(), window)
 }
 
-/// Finds the series that matchers select and that have samples in a window, in any order. May read files.
-pub(super) fn find(engine: &Engine, matchers: &[Matcher], window: &Range<i64>) -> SeriesSelection {
+/// Finds the series that matchers select, in any order; if `has_samples`, with the fields of samples. May read files.
+pub(super) fn find(engine: &Engine, matchers: &[Matcher], has_samples: bool) -> Vec<FoundSeries> {
     let mut found = engine.store.find_series(&of_store(matchers));
-    found.extend(samples(engine, matchers));
-    SeriesSelection::as_found(found, window)
+    if has_samples {
+        found.extend(samples(engine, matchers));
+    }
+    found
 }
 
 fn of_store(matchers: &[Matcher]) -> Vec<LabelMatcher> {

@@ -1,9 +1,10 @@
 use super::count;
 use super::find::find;
 use crate::Engine;
+use crate::rules::INSTANCE_OF_RULES;
 use dropsonde_model::Labels;
 use dropsonde_promql::{Matcher, QueryError, Request, Samples, Series, Source, Visit};
-use dropsonde_store::{SeriesSelection, VisitedSeries, Windows};
+use dropsonde_store::{FoundSeries, SeriesSelection, VisitedSeries, Windows};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,21 +45,16 @@ impl<'a> PromqlSource<'a> {
         }
     }
 
-    /// Finds the series that some matchers select in a window. Returns them with the matchers that are left to test.
-    pub fn find<'m>(
-        &self,
-        matchers: &'m [Matcher],
-        window: &Range<i64>,
-    ) -> Result<(SeriesSelection, Vec<&'m Matcher>), QueryError> {
-        let is_own = |matcher: &&Matcher| self.own(&matcher.name).is_some();
-        let (own, others): (Vec<_>, Vec<_>) = matchers.iter().partition(is_own);
-        if !own.iter().all(|matcher| matcher.matches(self.own(&matcher.name).unwrap_or_default())) {
-            return Ok(Default::default());
-        }
-        // A label that was renamed has another name in history.
-        let (renamed, kept): (Vec<_>, Vec<_>) =
-            others.into_iter().partition(|matcher| matcher.name.starts_with(EXPORTED));
-        let selectors = [kept.into_iter().cloned().collect::<Vec<_>>()];
+    /// Finds the series that some matchers select in a window, with the labels that a Prometheus gives them. May read
+    /// files.
+    pub fn find(&self, matchers: &[Matcher], window: &Range<i64>) -> Result<SeriesSelection, QueryError> {
+        // These labels are not in history, or have another name there.
+        let is_added = |matcher: &&Matcher| self.own(&matcher.name).is_some() || matcher.name.starts_with(EXPORTED);
+        let (added, kept): (Vec<_>, Vec<_>) = matchers.iter().partition(is_added);
+        let is_of_host = added.iter().all(|matcher| self.own(&matcher.name).is_none_or(|own| matcher.matches(own)));
+        // Nothing but series of rules has labels like those of another host.
+        let selector = if is_of_host { kept.into_iter().cloned().collect() } else { matchers.to_vec() };
+        let selectors = [selector];
         let found = count(self.engine, &selectors);
         if found > self.most {
             let most = self.most;
@@ -67,11 +63,18 @@ impl<'a> PromqlSource<'a> {
             return Err(QueryError::Limit(why));
         }
         let [selector] = &selectors;
-        Ok((find(self.engine, selector, window), renamed))
+        let mut series = find(self.engine, selector, is_of_host);
+        series.retain_mut(|series| {
+            if !is_made_by_rule(series) {
+                series.labels = self.labels(&series.labels);
+            }
+            added.iter().all(|matcher| matcher.matches(series.labels.get(&matcher.name).unwrap_or_default()))
+        });
+        Ok(SeriesSelection::as_found(series, window))
     }
 
     /// Returns the labels that a Prometheus gives to a series of this host.
-    pub fn labels(&self, labels: &Labels) -> Labels {
+    fn labels(&self, labels: &Labels) -> Labels {
         if labels.get(JOB).is_some() || labels.get(INSTANCE).is_some() {
             let rename = |(name, value): (&str, &str)| match self.own(name) {
                 Some(_) => (format!("{EXPORTED}{name}"), value.to_owned()),
@@ -95,19 +98,15 @@ impl Source for PromqlSource<'_> {
     fn select(&self, request: &Request<'_>, visit: &mut Visit<'_>) -> Result<(), QueryError> {
         let until_ms = self.engine.reach_ms(request.until_ms.saturating_add(1));
         let window = request.after_ms.saturating_add(1)..until_ms;
-        let (selection, tested) = self.find(request.matchers, &window)?;
-        let wanted = |nth: usize| -> Option<Labels> {
-            let labels = self.labels(&selection.series().get(nth)?.labels);
-            let is_wanted = tested.iter().all(|matcher| matcher.matches(labels.get(&matcher.name).unwrap_or_default()));
-            is_wanted.then_some(labels)
-        };
+        let selection = self.find(request.matchers, &window)?;
+        let labels = |nth: usize| selection.series().get(nth).map(|series| &series.labels);
         if request.newest_only {
             for (nth, newest) in selection.newest(window).into_iter().enumerate() {
                 if let Some((at_ms, value)) = newest
-                    && let Some(labels) = wanted(nth)
+                    && let Some(labels) = labels(nth)
                 {
                     let samples = Samples { at_ms: &[at_ms], values: &[value] };
-                    visit(Series { labels: &labels, samples, times: None, can_be_stale: false })?;
+                    visit(Series { labels, samples, times: None, can_be_stale: false })?;
                 }
             }
             return Ok(());
@@ -115,12 +114,17 @@ impl Source for PromqlSource<'_> {
         let windows = Windows::every(request.step_ms, request.range_ms, window);
         selection.visit(&windows, SAMPLES_AT_ONCE, &mut |series| {
             let VisitedSeries { index, at_ms, values, times, can_be_stale } = series;
-            match wanted(index) {
+            match labels(index) {
                 Some(labels) if !at_ms.is_empty() => {
-                    visit(Series { labels: &labels, samples: Samples { at_ms, values }, times, can_be_stale })
+                    visit(Series { labels, samples: Samples { at_ms, values }, times, can_be_stale })
                 }
                 _ => Ok(()),
             }
         })
     }
+}
+
+/// Returns whether a rule made a series: then its labels are complete.
+fn is_made_by_rule(series: &FoundSeries) -> bool {
+    series.columns.first().is_some_and(|column| column.frame.instance().as_str() == INSTANCE_OF_RULES)
 }

@@ -1,4 +1,4 @@
-//! The parts of the API beside queries and lists: metadata, features, the build, and empty lists of what there is not.
+//! The parts of the API beside queries and lists: metadata, features, the build, and the empty list of exemplars.
 
 use super::failure::Failure;
 use super::parameters::Parameters;
@@ -51,16 +51,6 @@ pub(crate) async fn exemplars(parameters: Parameters) -> Result<Response, Failur
     parameters.time("start")?;
     parameters.time("end")?;
     Ok(success(&json!([]), &[]))
-}
-
-/// Answers with no rules: there are none.
-pub(crate) async fn rules() -> Response {
-    success(&json!({ "groups": [] }), &[])
-}
-
-/// Answers with no alerts: there are none.
-pub(crate) async fn alerts() -> Response {
-    success(&json!({ "alerts": [] }), &[])
 }
 
 /// Answers with the functions and operators of the language, and whether each can be used here.

@@ -2,7 +2,8 @@
 //!
 //! * `parameters`: what a request asks, in its query string or its form. `failure`: error answers.
 //! * `evaluate`: `query` and `query_range`. `value_json`: writes values as Prometheus does.
-//! * `series`: the lists of series, labels and values. `about`: metadata, rules, alerts, exemplars, features.
+//! * `series`: the lists of series, labels and values. `about`: metadata,
+//!   exemplars, features. `rules`: rules and alerts.
 //! * `expression`: expressions as texts and as trees.
 
 mod about;
@@ -10,12 +11,14 @@ mod evaluate;
 mod expression;
 mod failure;
 mod parameters;
+mod rules;
 mod series;
 mod value_json;
 
-pub(crate) use about::{alerts, buildinfo, exemplars, features, metadata, rules};
+pub(crate) use about::{buildinfo, exemplars, features, metadata};
 pub(crate) use evaluate::{instant, range};
 pub(crate) use expression::{format_query, parse_query};
+pub(crate) use rules::{alerts, rules};
 pub(crate) use series::{label_names, label_values, series};
 
 use super::error::json_bytes;

@@ -70,14 +70,9 @@ async fn selected(app: &Arc<App>, peer: &Peer, wanted: &Wanted) -> Result<BTreeS
         let until_ms = shared.engine.reach_ms(window.end);
         let mut all = BTreeSet::new();
         for matchers in &selectors {
-            let (selection, tested) = source.find(matchers, &(window.start..until_ms))?;
-            for series in selection.series() {
-                let labels = source.labels(&series.labels);
-                let value = |name: &str| labels.get(name).unwrap_or_default();
-                if tested.iter().all(|matcher| matcher.matches(value(&matcher.name))) {
-                    all.insert(labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
-                }
-            }
+            let selection = source.find(matchers, &(window.start..until_ms))?;
+            let pairs = |labels: &Labels| labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            all.extend(selection.series().iter().map(|series| pairs(&series.labels)));
         }
         Ok(all)
     };

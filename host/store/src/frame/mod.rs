@@ -33,7 +33,7 @@ pub(crate) use write_times::AHEAD_MS;
 use crate::archive::{FrameKey, UnreadHistory};
 use crate::cache::BlockCache;
 use crate::rates::CounterTotal;
-use crate::{Kind, Layout, Query, Schema, StoreUsage};
+use crate::{InstanceId, Kind, Layout, Query, Schema, StoreUsage};
 use arc_swap::{ArcSwap, Guard};
 use memory::FrameMemory;
 use open::PushRefused;
@@ -140,6 +140,11 @@ impl Frame {
     /// Tells the frame that `bytes` were already taken for its first rows.
     pub(crate) fn has_taken(&self, bytes: u64) {
         self.memory.begin_with(bytes);
+    }
+
+    /// Returns the instance that the frame is about.
+    pub fn instance(&self) -> &InstanceId {
+        &self.key.instance
     }
 
     pub fn schema(&self) -> &Schema {

@@ -1,0 +1,109 @@
+//! Reads rule files, and the rules that come with the program.
+
+use super::{GroupId, RuleFileFailure};
+use crate::options::RuleOptions;
+use dropsonde_rules::{RuleFile, RuleGroup};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The name of the rules that come with the program, in place of a file.
+pub(super) const DEFAULT_RULES: &str = "default rules";
+
+/// The longest rule file, in bytes.
+const LONGEST: u64 = 32 << 20;
+
+/// The groups of the files that could be read, and the files that could not.
+#[derive(Debug, Default)]
+pub(super) struct LoadedRules {
+    pub(super) groups: BTreeMap<GroupId, LoadedGroup>,
+    pub(super) failures: Vec<RuleFileFailure>,
+}
+
+/// A group, with what tells whether its file has changed.
+#[derive(Debug, Clone)]
+pub(super) struct LoadedGroup {
+    pub(super) group: RuleGroup,
+    pub(super) file_hash: blake3::Hash,
+}
+
+impl LoadedRules {
+    /// Reads all files. May take long: a disk may answer late.
+    pub(super) fn read(options: &RuleOptions) -> Self {
+        let mut loaded = Self::default();
+        let mut names = BTreeSet::new();
+        for pattern in &options.files {
+            let found: Vec<_> = glob::glob(pattern).into_iter().flatten().filter_map(Result::ok).collect();
+            if found.is_empty() && !pattern.contains(['*', '?', '[']) {
+                let why = "there is no such file".to_owned();
+                loaded.failures.push(RuleFileFailure { file: pattern.clone(), why });
+            }
+            names.extend(found);
+        }
+        for path in names {
+            let file = path.to_string_lossy().into_owned();
+            match text_of(&path) {
+                Ok(text) => loaded.add(&file, &text),
+                Err(why) => loaded.failures.push(RuleFileFailure { file, why }),
+            }
+        }
+        if options.has_default_rules {
+            loaded.add(DEFAULT_RULES, include_str!("default_rules.yml"));
+        }
+        loaded
+    }
+
+    fn add(&mut self, file: &str, text: &str) {
+        match RuleFile::parse(text) {
+            Ok(rules) => {
+                let file: Arc<str> = file.into();
+                let file_hash = blake3::hash(text.as_bytes());
+                for group in rules.groups {
+                    let id = GroupId { file: file.clone(), name: group.name.as_str().into() };
+                    self.groups.insert(id, LoadedGroup { group, file_hash });
+                }
+            }
+            Err(error) => self.failures.push(RuleFileFailure { file: file.to_owned(), why: error.to_string() }),
+        }
+    }
+}
+
+/// Reads a regular file: reading a named pipe, for example, could block forever.
+fn text_of(path: &Path) -> Result<String, String> {
+    let about = fs::metadata(path).map_err(|error| dropsonde_model::text::os_error(&error))?;
+    if !about.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    if about.len() > LONGEST {
+        return Err(format!("it has {} bytes; at most {LONGEST} are read", about.len()));
+    }
+    fs::read_to_string(path).map_err(|error| dropsonde_model::text::os_error(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_a_mistake_does_not_keep_others_from_being_read() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yml"), "groups: [{name: a, rules: [{record: x, expr: up}]}]").unwrap();
+        fs::write(folder.path().join("b.yml"), "groups:\n- name: b\n  rules:\n  - {record: x, expr: sum(}\n").unwrap();
+        let files = vec![folder.path().join("*.yml").display().to_string(), "/nowhere/x.yml".to_owned()];
+        let loaded = LoadedRules::read(&RuleOptions { files, ..RuleOptions::default() });
+        assert_eq!(loaded.groups.keys().map(|id| &*id.name).collect::<Vec<_>>(), ["a"]);
+        let failed: Vec<_> = loaded.failures.iter().map(|failure| (&*failure.file, &*failure.why)).collect();
+        let bad = folder.path().join("b.yml").display().to_string();
+        assert_eq!(failed[0], ("/nowhere/x.yml", "there is no such file"));
+        assert_eq!(failed[1].0, bad);
+        assert!(failed[1].1.starts_with("4:"), "{failed:?}");
+    }
+
+    #[test]
+    fn the_default_rules_can_be_read() {
+        let loaded = LoadedRules::read(&RuleOptions { has_default_rules: true, ..RuleOptions::default() });
+        assert!(loaded.failures.is_empty(), "{:?}", loaded.failures);
+        assert!(!loaded.groups.is_empty());
+    }
+}

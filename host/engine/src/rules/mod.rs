@@ -1,0 +1,161 @@
+//! Rules: groups of them are evaluated over history on a schedule; what they find is in history too, and alerts can be
+//! read and followed.
+//!
+//! # Layout
+//!
+//! * `files`: reads rule files. `fields`: alerts of the configuration, as rules.
+//! * `supervisor`: starts and ends groups as files come and go. `group_task`: evaluates one group at its ticks.
+//!   `history_storage`: history as groups read and write it.
+//! * `state_log`: keeps alerts over a restart. [`Silences`]: what nobody wants to hear of now.
+//! * [`GroupReport`]: a group after its last evaluation. [`AlertChange`]: an alert that changed its state.
+
+mod fields;
+mod files;
+mod group_task;
+mod history_storage;
+mod report;
+mod silences;
+mod state_log;
+mod supervisor;
+
+pub use report::{AlertChange, GroupReport, ListedAlert, RuleReport};
+pub use silences::{InvalidSilence, NewSilence, Silence, SilenceMatcher, Silences};
+pub(crate) use supervisor::supervise;
+
+use crate::Options;
+use state_log::StateLog;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// The name under which the series of rules are in history. No instance can have it.
+pub const INSTANCE_OF_RULES: &str = "dropsonde:rules";
+
+/// The most changes of alerts that a reader can be behind.
+const CHANGES: usize = 4096;
+
+/// The identity of a group: its file and its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId {
+    pub file: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// Why a file's rules are not in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleFileFailure {
+    pub file: String,
+    pub why: String,
+}
+
+/// Asks to read the rule files again; the answer names the files that have mistakes.
+type Reload = oneshot::Sender<Vec<RuleFileFailure>>;
+
+/// The rules of a host.
+#[derive(Debug)]
+pub struct Rules {
+    groups: RwLock<BTreeMap<GroupId, Arc<GroupReport>>>,
+    /// What is wrong with rule files.
+    failures: RwLock<Vec<RuleFileFailure>>,
+    /// Alerts of the configuration whose fields nothing has, a sentence each.
+    unknown_fields: RwLock<Vec<String>>,
+    /// Changes with each evaluation and each silence.
+    revision: watch::Sender<u64>,
+    changes: broadcast::Sender<Arc<AlertChange>>,
+    pub silences: Silences,
+    state: StateLog,
+    reloads: mpsc::Sender<Reload>,
+    asked: std::sync::Mutex<Option<mpsc::Receiver<Reload>>>,
+}
+
+impl Rules {
+    /// Reads what was kept of alerts and silences.
+    pub(crate) fn open(data: Option<&Path>, now_ms: i64) -> io::Result<Self> {
+        let (reloads, asked) = mpsc::channel(1);
+        Ok(Self {
+            groups: RwLock::default(),
+            failures: RwLock::default(),
+            unknown_fields: RwLock::default(),
+            revision: watch::Sender::new(0),
+            changes: broadcast::Sender::new(CHANGES),
+            silences: Silences::open(data, now_ms)?,
+            state: StateLog::open(data)?,
+            reloads,
+            asked: std::sync::Mutex::new(Some(asked)),
+        })
+    }
+
+    /// Returns all groups, sorted by file and name.
+    pub fn groups(&self) -> Vec<Arc<GroupReport>> {
+        self.groups.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Returns all alerts, of every state.
+    pub fn alerts(&self) -> Vec<ListedAlert> {
+        self.groups().iter().flat_map(GroupReport::alerts).collect()
+    }
+
+    /// Returns how many alerts there are, of every state.
+    pub fn count(&self) -> usize {
+        self.groups().iter().map(|group| group.count()).sum()
+    }
+
+    /// Returns a receiver that changes after each evaluation and each change of a silence.
+    pub fn revision(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Returns a receiver of the alerts that change their state from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Arc<AlertChange>> {
+        self.changes.subscribe()
+    }
+
+    /// Reads the rule files of the options in force again. Returns the files that have mistakes; the rules that they
+    /// had before stay in force.
+    pub async fn reload(&self) -> Vec<RuleFileFailure> {
+        let (answer, answered) = oneshot::channel();
+        // It fails only while the host stops.
+        if self.reloads.send(answer).await.is_err() {
+            return Vec::new();
+        }
+        answered.await.unwrap_or_default()
+    }
+
+    /// Returns what is wrong with the rules, a sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        let failures = self.failures.read().unwrap_or_else(PoisonError::into_inner);
+        let unknown = self.unknown_fields.read().unwrap_or_else(PoisonError::into_inner);
+        let of_files = failures.iter().map(RuleFileFailure::to_string);
+        of_files.chain(unknown.iter().cloned()).chain(self.state.trouble()).collect()
+    }
+
+    /// Tells readers that something has changed.
+    pub fn touch(&self) {
+        self.revision.send_modify(|revision| *revision = revision.wrapping_add(1));
+    }
+
+    fn publish(&self, report: Arc<GroupReport>) {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).insert(report.id.clone(), report);
+        self.touch();
+    }
+
+    fn withdraw(&self, id: &GroupId) {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.touch();
+    }
+}
+
+impl std::fmt::Display for RuleFileFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the rules in {} are not in force: {}", self.file, self.why)
+    }
+}
+
+/// Returns the address of a page on which an expression is shown.
+pub fn generator_url(options: &Options, expr: &str) -> String {
+    let base = options.rules.external_url.trim_end_matches('/');
+    let expr = percent_encoding::utf8_percent_encode(expr, percent_encoding::NON_ALPHANUMERIC);
+    format!("{base}/graph?g0.expr={expr}&g0.tab=1")
+}

@@ -1,0 +1,143 @@
+//! Starts and ends groups as files come and go.
+
+use super::fields::FieldAlerts;
+use super::files::{LoadedGroup, LoadedRules};
+use super::group_task::GroupTask;
+use super::{GroupId, Reload, RuleFileFailure};
+use crate::Engine;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// The time between two looks whether plugins have other fields.
+const FIELDS_LOOK: Duration = Duration::from_secs(2);
+
+/// The groups that run.
+struct RunningGroups {
+    engine: Arc<Engine>,
+    stopping: watch::Receiver<bool>,
+    permits: Arc<Semaphore>,
+    groups: BTreeMap<GroupId, KnownGroup>,
+    fields: FieldAlerts,
+    tasks: JoinSet<()>,
+}
+
+struct KnownGroup {
+    file_hash: blake3::Hash,
+    interval_ms: u128,
+    task: Arc<GroupTask>,
+}
+
+/// Runs the rules of the options in force until the host stops.
+pub(crate) async fn supervise(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
+    let Some(mut asked) = engine.rules.asked.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut running = RunningGroups {
+        permits: Arc::new(Semaphore::new(cores.div_ceil(2))),
+        stopping: stopping.clone(),
+        groups: BTreeMap::new(),
+        fields: FieldAlerts::default(),
+        tasks: JoinSet::new(),
+        engine,
+    };
+    running.reload().await;
+    loop {
+        let answer: Option<Reload> = tokio::select! {
+            asked = asked.recv() => asked,
+            () = tokio::time::sleep(FIELDS_LOOK) => None,
+            _ = stopping.wait_for(|&stopping| stopping) => break,
+        };
+        match answer {
+            Some(answer) => {
+                let failures = running.reload().await;
+                // Who asked may have gone.
+                let _ = answer.send(failures);
+            }
+            None => running.look_at_fields().await,
+        }
+    }
+    while running.tasks.join_next().await.is_some() {}
+}
+
+impl RunningGroups {
+    /// Reads all files, and starts and ends groups. A file with a mistake keeps its groups.
+    async fn reload(&mut self) -> Vec<RuleFileFailure> {
+        let options = self.engine.options.load_full();
+        let rules = options.rules.clone();
+        // A disk may answer late.
+        let loaded = tokio::task::spawn_blocking(move || LoadedRules::read(&rules)).await;
+        let Ok(LoadedRules { mut groups, failures }) = loaded else { return Vec::new() };
+        for failure in &failures {
+            tracing::error!(file = failure.file, error = failure.why, "cannot read a rule file; its earlier rules stay");
+        }
+        self.fields = FieldAlerts::of(&options.rules.alerts);
+        groups.extend(self.of_fields().await);
+        let failed: Vec<&str> = failures.iter().map(|failure| &*failure.file).collect();
+        let gone: Vec<GroupId> =
+            self.groups.keys().filter(|id| !groups.contains_key(*id) && !failed.contains(&&*id.file)).cloned().collect();
+        for id in gone {
+            self.remove(&id).await;
+        }
+        for (id, group) in groups {
+            self.put(id, group).await;
+        }
+        self.engine.rules.state.keep_only(|id| self.groups.contains_key(id) || failed.contains(&&*id.file));
+        *self.engine.rules.failures.write().unwrap_or_else(PoisonError::into_inner) = failures.clone();
+        failures
+    }
+
+    /// Evaluates alerts of the configuration by what their fields are called now.
+    async fn look_at_fields(&mut self) {
+        if let Some((id, group)) = self.of_fields().await {
+            self.put(id, group).await;
+        }
+    }
+
+    async fn of_fields(&mut self) -> Option<(GroupId, LoadedGroup)> {
+        if self.fields.is_empty() {
+            self.engine.rules.unknown_fields.write().unwrap_or_else(PoisonError::into_inner).clear();
+            return None;
+        }
+        let (engine, fields) = (self.engine.clone(), self.fields.clone());
+        let (group, unknown) = tokio::task::spawn_blocking(move || fields.compile(&engine)).await.ok()?;
+        *self.engine.rules.unknown_fields.write().unwrap_or_else(PoisonError::into_inner) = unknown;
+        Some(group)
+    }
+
+    /// Starts a group, in place of one of the same name. One that has not changed goes on.
+    async fn put(&mut self, id: GroupId, loaded: LoadedGroup) {
+        let LoadedGroup { group, file_hash } = loaded;
+        let interval_ms = self.engine.options.load().rules.interval.get().as_millis();
+        let known = self.groups.get(&id);
+        if known.is_some_and(|known| known.file_hash == file_hash && known.interval_ms == interval_ms) {
+            return;
+        }
+        let before = self.groups.remove(&id).map(|known| known.task);
+        let (engine, own) = (self.engine.clone(), id.clone());
+        // The group before may be in the middle of an evaluation.
+        let begun = tokio::task::spawn_blocking(move || {
+            let before = before.map(|before| before.end(None));
+            let task = Arc::new(GroupTask::new(&engine, own, group, before)?);
+            task.announce(&engine);
+            Ok::<_, dropsonde_store::InvalidInstanceId>(task)
+        });
+        let Ok(Ok(task)) = begun.await else { return };
+        self.tasks.spawn(task.clone().run(self.engine.clone(), self.permits.clone(), self.stopping.clone()));
+        // Tasks that have ended are not kept.
+        while self.tasks.try_join_next().is_some() {}
+        self.groups.insert(id, KnownGroup { file_hash, interval_ms, task });
+    }
+
+    async fn remove(&mut self, id: &GroupId) {
+        let Some(known) = self.groups.remove(id) else { return };
+        let now_ms = self.engine.clock.now_ms();
+        let ended = tokio::task::spawn_blocking(move || known.task.end(Some(now_ms)));
+        // It fails only if it panicked.
+        let _ = ended.await;
+        self.engine.rules.withdraw(id);
+        let group = [&*id.file, &*id.name].join(";");
+        self.engine.metrics.rules.forget(&group);
+    }
+}

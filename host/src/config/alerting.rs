@@ -1,0 +1,42 @@
+use dropsonde_engine::options::{AlertConfig, RuleOptions};
+use dropsonde_model::Span;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// `[alerting]`: how rules are evaluated, and who is told of alerts.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertingConfig {
+    /// Whether the rules are in force that come with the program.
+    pub default_rules: bool,
+    /// The time between two evaluations of a group that names none.
+    pub interval: Span,
+    /// The address of this host for people, which alerts link to. None: its external name and its port.
+    pub external_url: Option<String>,
+    /// Labels of every alert that is sent elsewhere.
+    pub external_labels: BTreeMap<String, String>,
+    /// The most alerts of all rules together.
+    pub max_alerts: usize,
+}
+
+impl Default for AlertingConfig {
+    fn default() -> Self {
+        let RuleOptions { interval, max_alerts, .. } = RuleOptions::default();
+        Self { default_rules: false, interval, external_url: None, external_labels: BTreeMap::new(), max_alerts }
+    }
+}
+
+impl AlertingConfig {
+    /// Returns the engine's part. `usual_url`: the address of this host, if none is configured.
+    pub(super) fn rules(&self, files: &[String], alerts: &[AlertConfig], usual_url: String) -> RuleOptions {
+        RuleOptions {
+            files: files.to_vec(),
+            alerts: alerts.to_vec(),
+            has_default_rules: self.default_rules,
+            interval: self.interval,
+            external_url: self.external_url.clone().unwrap_or(usual_url),
+            external_labels: self.external_labels.clone(),
+            max_alerts: self.max_alerts,
+        }
+    }
+}
