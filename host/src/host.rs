@@ -6,6 +6,7 @@ use crate::config::{Config, Listen};
 use crate::reload::{self, ReloadReport};
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
+use dropsonde_delivery::Deliveries;
 use dropsonde_engine::disk_errors::{is_denied, is_unwritable};
 use dropsonde_engine::plugins::{Component, TrialFailed, TrialOutcome, try_components};
 use dropsonde_engine::service::{Service, Subscription};
@@ -52,6 +53,7 @@ pub struct Host {
     /// The server's task, which ends when this is dropped.
     serving: JoinSet<()>,
     writers: Writers,
+    deliveries: Deliveries,
     /// Held during a reload, so that only one runs at a time.
     reloading: Mutex<()>,
 }
@@ -85,8 +87,9 @@ impl Host {
         let server = Server::new(app.clone(), tls);
         let mut serving = JoinSet::new();
         serving.spawn(server.clone().serve(listener, running.stopping(), DRAIN));
+        let deliveries = Deliveries::start(engine.clone(), config.delivery());
         let config = ArcSwap::from_pointee(config);
-        Ok(Self { running, config, address, server, serving, writers, reloading: Mutex::default() })
+        Ok(Self { running, config, address, server, serving, writers, deliveries, reloading: Mutex::default() })
     }
 
     /// Returns the address that the host listens on. Its port is the real one, even if the configuration says 0.
@@ -117,7 +120,7 @@ impl Host {
     /// Reloads like [`reload`](Self::reload). `said` is the configuration that was read from `file`, or the error.
     pub(crate) async fn reload_from(&self, file: Option<&Path>, said: Result<Config>) -> ReloadReport {
         let _one = self.reloading.lock().await;
-        reload::reload(&self.config, &self.server, file, said).await
+        reload::reload(&self.config, &self.server, &self.deliveries, file, said).await
     }
 
     pub(crate) fn server(&self) -> &Arc<Server> {
@@ -151,6 +154,8 @@ impl Host {
         if let Some(Err(_)) = self.serving.join_next().await {
             tracing::error!("the server's task panicked");
         }
+        // What is not sent by now is sent after the next start.
+        drop(self.deliveries);
         let writers = self.writers;
         // This fails only if a writer panicked.
         let _ = tokio::task::spawn_blocking(move || writers.stop()).await;

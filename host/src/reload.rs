@@ -4,6 +4,7 @@
 use crate::config::{Config, ConfigChange, ConfigError};
 use anyhow::{Context as _, Result, anyhow};
 use arc_swap::ArcSwap;
+use dropsonde_delivery::Deliveries;
 use dropsonde_engine::plugins::{self, ComponentOrigin, PluginState, PluginStatus, RefusedSection, describe_need};
 use dropsonde_engine::{Engine, Options, json};
 pub use dropsonde_http::reload::{PartOutcome, ReloadPart, ReloadReport};
@@ -29,13 +30,14 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(crate) async fn reload(
     in_force: &ArcSwap<Config>,
     server: &Server,
+    deliveries: &Deliveries,
     file: Option<&Path>,
     said: Result<Config>,
 ) -> ReloadReport {
     let engine = &server.app().engine;
     let mut parts = Vec::new();
     let done = match said {
-        Ok(config) => take_over(in_force, server, config, &mut parts).await,
+        Ok(config) => take_over(in_force, server, deliveries, config, &mut parts).await,
         Err(error) => Err(error),
     };
     let file = file.map(|file| file.display().to_string());
@@ -97,6 +99,7 @@ fn section(plugin: &str) -> String {
 async fn take_over(
     in_force: &ArcSwap<Config>,
     server: &Server,
+    deliveries: &Deliveries,
     config: Config,
     parts: &mut Vec<ReloadPart>,
 ) -> Result<()> {
@@ -105,7 +108,7 @@ async fn take_over(
     let ConfigChange { config, needs_restart, changed } = ConfigChange::between(&before, config.validated()?);
     // The kept old values and the new ones may contradict each other, so check the combination.
     let config = config.validated().context("together with the keys that need a restart")?;
-    let (options, served) = (Arc::new(config.engine()), Arc::new(config.http()));
+    let (options, served, delivered) = (Arc::new(config.engine()), Arc::new(config.http()), config.delivery());
     parts.extend(needs_restart.into_iter().map(|key| ReloadPart::new(key, PartOutcome::Restart)));
     let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.has_settings_of(&options)).collect();
     let (natives, others): (Vec<_>, Vec<_>) =
@@ -174,6 +177,7 @@ async fn take_over(
             }
         });
     }
+    deliveries.reconfigure(delivered);
     for failure in engine.rules.reload().await {
         parts.push(ReloadPart::failed(RULES, failure.to_string()));
     }

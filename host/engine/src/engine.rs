@@ -9,6 +9,7 @@ use crate::hub::{FollowRequest, Hub, Member, Selection, TooManyStreams, Watch};
 use crate::metrics::HostMetrics;
 use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
+use crate::remotes::Remotes;
 use crate::rules::Rules;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
@@ -47,6 +48,7 @@ pub struct Engine {
     pub vitals: Arc<Vitals>,
     pub exposition: Exposition,
     pub rules: Rules,
+    pub remotes: Remotes,
     /// The bytes of samples on `/metrics`, by sampler.
     pub(crate) exposed: Pool,
     /// The bytes of plugins' own metrics there, by plugin.

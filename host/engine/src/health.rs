@@ -83,6 +83,7 @@ impl Health {
         };
         let reasons = fatal.iter().map(FatalReason::to_string).chain(clock(engine));
         let reasons = reasons.chain(engine.plugins.folder_trouble()).chain(engine.rules.troubles());
+        let reasons = reasons.chain(engine.remotes.troubles());
         let of_front = engine.front().map(|front| front.troubles()).unwrap_or_default();
         let reasons = reasons.chain(of_front).chain(engine.audit.trouble());
         let reasons = reasons.chain(shares::greedy(engine).into_iter().map(|greedy| greedy.why)).collect();

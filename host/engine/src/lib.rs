@@ -22,7 +22,7 @@
 //!   document.
 //! * [`mod@metrics`]: the metrics of the host and of native services. [`exposition`]: these and samples as text for
 //!   Prometheus.
-//! * [`rules`]: rules over history, and alerts.
+//! * [`rules`]: rules over history, and alerts. [`remotes`]: other servers that the host sends to.
 //! * [`health`]: the health of the host and its plugins. [`host_status`]: the host's use of resources. [`frontend`]: the
 //!   server of the engine's data. [`audit`]: the log of changes.
 //! * [`quota`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
@@ -51,6 +51,7 @@ pub mod options;
 pub mod plugins;
 pub mod quota;
 mod recorder;
+pub mod remotes;
 pub mod rules;
 mod running;
 pub mod series;

@@ -10,10 +10,10 @@ use crate::hub::{self, Hub};
 use crate::metrics::HostMetrics;
 use crate::native::Native;
 use crate::plugins::{Plugins, Supervisor, start_natives};
+use crate::rules::{self, Rules};
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tracked::TrackedInstances;
-use crate::rules::{self, Rules};
 use crate::{Engine, Options, memory, series, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
@@ -183,6 +183,7 @@ impl Engine {
             exposed_own: Pool::halved(options.metrics.size()),
             exposition: Default::default(),
             rules,
+            remotes: Default::default(),
             workloads: Default::default(),
             rooms: AddressSpace::of_process(),
             memory,

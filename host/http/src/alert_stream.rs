@@ -28,10 +28,7 @@ struct Following {
 }
 
 /// Follows alerts.
-pub(crate) async fn follow(
-    State(app): AppState,
-    Extension(caller): CallerExtension,
-) -> Result<Response, ApiError> {
+pub(crate) async fn follow(State(app): AppState, Extension(caller): CallerExtension) -> Result<Response, ApiError> {
     let permit = stream::claim(&app, &caller)?;
     // What changes from here on is sent after the list.
     let changes = app.engine.rules.changes();

@@ -4,8 +4,8 @@ use super::middleware::{RequestChecks, pass};
 use super::rights::AccessRules;
 use super::stream::LAST_EVENT_ID;
 use super::{
-    alert_stream, alerts, dashboard, health, host, host_history, instance_events, instances, login, openapi, page, plugins, prometheus,
-    promql, reload,
+    alert_stream, alerts, dashboard, health, host, host_history, instance_events, instances, login, openapi, page,
+    plugins, prometheus, promql, reload,
 };
 use super::{series, silences, snapshot, source_events, stream, usage};
 use crate::App;
@@ -62,9 +62,8 @@ const QUERY_RANGE: &[&str] = &["query", "start", "end", "step", "timeout", "limi
 const LIST_OF_SERIES: &[&str] = &["match[]", "start", "end", "limit"];
 
 /// Query parameters of Prometheus' list of rules.
-const RULES: &[&str] = &[
-    "type", "rule_name[]", "rule_group[]", "file[]", "exclude_alerts", "match[]", "group_limit", "group_next_token",
-];
+const RULES: &[&str] =
+    &["type", "rule_name[]", "rule_group[]", "file[]", "exclude_alerts", "match[]", "group_limit", "group_next_token"];
 
 const SNAPSHOT: &[&str] = &["source", "fresh"];
 

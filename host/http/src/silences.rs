@@ -74,8 +74,7 @@ pub(crate) async fn add(
     check_json(&headers)?;
     let body = read(&app, &caller.peer, &headers, body, LONGEST).await?;
     let now_ms = app.engine.clock.now_ms();
-    let request: SilenceRequest =
-        serde_json::from_slice(&body).map_err(|error| ApiError::invalid("body", error))?;
+    let request: SilenceRequest = serde_json::from_slice(&body).map_err(|error| ApiError::invalid("body", error))?;
     let new = request.read(now_ms)?;
     let engine = app.engine.clone();
     let silence = off_thread(move || {

@@ -289,7 +289,9 @@ impl Evaluation<'_> {
         }
         let new = current.keys().filter(|key| !state.alerts.contains_key(*key)).count();
         if new > self.room {
-            return Err(format!("there would be {new} more alerts, with which this host has too many: narrow the rule"));
+            return Err(format!(
+                "there would be {new} more alerts, with which this host has too many: narrow the rule"
+            ));
         }
         let is_current: BTreeSet<String> = current.keys().cloned().collect();
         for (key, (labels, annotations, value)) in current {

@@ -1,7 +1,9 @@
+use dropsonde_delivery::options::{AlertmanagerConfig, DeliveryOptions, WebhookConfig};
 use dropsonde_engine::options::{AlertConfig, RuleOptions};
 use dropsonde_model::Span;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// `[alerting]`: how rules are evaluated, and who is told of alerts.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -17,16 +19,41 @@ pub struct AlertingConfig {
     pub external_labels: BTreeMap<String, String>,
     /// The most alerts of all rules together.
     pub max_alerts: usize,
+    /// Alertmanagers that are told of alerts.
+    pub alertmanagers: Vec<AlertmanagerConfig>,
+    /// Globs of files that list Alertmanagers; a relative one is relative to the folder of the configuration file.
+    pub alertmanager_files: Vec<String>,
+    /// Servers that get messages about alerts.
+    pub webhooks: Vec<WebhookConfig>,
 }
 
 impl Default for AlertingConfig {
     fn default() -> Self {
         let RuleOptions { interval, max_alerts, .. } = RuleOptions::default();
-        Self { default_rules: false, interval, external_url: None, external_labels: BTreeMap::new(), max_alerts }
+        Self {
+            default_rules: false,
+            interval,
+            external_url: None,
+            external_labels: BTreeMap::new(),
+            max_alerts,
+            alertmanagers: Vec::new(),
+            alertmanager_files: Vec::new(),
+            webhooks: Vec::new(),
+        }
     }
 }
 
 impl AlertingConfig {
+    /// Returns the part about whom alerts are sent to.
+    pub(super) fn delivery(&self, data_dir: Option<PathBuf>) -> DeliveryOptions {
+        DeliveryOptions {
+            alertmanagers: self.alertmanagers.clone(),
+            alertmanager_files: self.alertmanager_files.clone(),
+            webhooks: self.webhooks.clone(),
+            data_dir,
+        }
+    }
+
     /// Returns the engine's part. `usual_url`: the address of this host, if none is configured.
     pub(super) fn rules(&self, files: &[String], alerts: &[AlertConfig], usual_url: String) -> RuleOptions {
         RuleOptions {

@@ -11,14 +11,15 @@ mod tracing;
 pub use alerting::AlertingConfig;
 pub use change::ConfigChange;
 pub use dropsonde_engine::options::{
-    AlertConfig, GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, QueryConfig, SnapshotConfig, StaticInstance,
-    StoreConfig, StreamConfig,
+    AlertConfig, GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, QueryConfig, SnapshotConfig,
+    StaticInstance, StoreConfig, StreamConfig,
 };
 pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, TlsVersion};
 pub use dropsonde_model::{Size, Span};
 pub use tracing::TracingConfig;
 
 use crate::bundled::{BUNDLED, DEMO};
+use dropsonde_delivery as delivery;
 use dropsonde_engine::{self as engine, memory};
 use dropsonde_http as http;
 use dropsonde_model::{InvalidValue, Labels};
@@ -102,7 +103,8 @@ impl Config {
         let mut config =
             read.map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })?;
         if let Some(folder) = path.parent() {
-            config.rules.iter_mut().for_each(|glob| *glob = folder.join(&glob).to_string_lossy().into_owned());
+            let globs = config.rules.iter_mut().chain(&mut config.alerting.alertmanager_files);
+            globs.for_each(|glob| *glob = folder.join(&glob).to_string_lossy().into_owned());
         }
         Ok(config)
     }
@@ -131,7 +133,8 @@ impl Config {
             check_path("metrics.path", &self.metrics.path),
             check_path("snapshot.path", &self.snapshot.path),
         ];
-        let sections = [self.http().check()].into_iter().chain(self.engine().checks()).chain([self.tracing.check()]);
+        let sections = [self.http().check()].into_iter().chain(self.engine().checks());
+        let sections = sections.chain([self.delivery().check(), self.tracing.check()]);
         sections.chain(paths).filter_map(Result::err).collect()
     }
 
@@ -165,6 +168,11 @@ impl Config {
             Listen::Tcp(address) if address.port() != 0 => format!("{scheme}://{name}:{}", address.port()),
             _ => format!("{scheme}://{name}"),
         }
+    }
+
+    /// Returns whom alerts are sent to.
+    pub fn delivery(&self) -> delivery::options::DeliveryOptions {
+        self.alerting.delivery(self.kept_dir())
     }
 
     /// Returns the HTTP server's part of the configuration.

@@ -1,4 +1,5 @@
 use super::core::{histogram_options, options, register};
+use super::remotes::RemoteMetrics;
 use super::rules::RuleMetrics;
 use super::{CoreMetrics, MetricRegistry, RegistrationError};
 use prometheus::{
@@ -46,6 +47,7 @@ pub struct HostMetrics {
     pub config_reloads: IntCounterVec,
     pub config_last_reload_successful: IntGauge,
     pub rules: RuleMetrics,
+    pub remotes: RemoteMetrics,
     pub build_info: GaugeVec,
     pub start_time_seconds: Gauge,
     /// By direction: `back`, `ahead`.
@@ -181,6 +183,7 @@ impl HostMetrics {
                 )),
             )?,
             rules: RuleMetrics::register(all)?,
+            remotes: RemoteMetrics::register(all)?,
             build_info: register(
                 all,
                 GaugeVec::new(options("build_info", "Always 1; the version is in the label."), &["version"]),

@@ -102,7 +102,10 @@ impl RuleOptions {
         for (nth, alert) in self.alerts.iter().enumerate() {
             let key = format!("alerts[{nth}]");
             if !names.insert(&alert.name) {
-                return InvalidValue::of(&format!("{key}.name"), &format!("{:?} is the name of two alerts", alert.name));
+                return InvalidValue::of(
+                    &format!("{key}.name"),
+                    &format!("{:?} is the name of two alerts", alert.name),
+                );
             }
             alert.check(&key)?;
         }

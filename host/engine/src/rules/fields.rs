@@ -62,7 +62,8 @@ impl FieldAlerts {
             let when = parse(&alert.when, ParseOptions::default()).ok();
             let text = when.map(|when| translated(&when, alert, &sources, interval, &mut missing)).unwrap_or_default();
             // Metrics can be named too.
-            missing.retain(|name| engine.store.count_series(&[dropsonde_store::LabelMatcher::is("__name__", name)]) == 0);
+            missing
+                .retain(|name| engine.store.count_series(&[dropsonde_store::LabelMatcher::is("__name__", name)]) == 0);
             if let Some(name) = missing.first() {
                 let known = nearest::nearest(name, sources.keys().map(String::as_str));
                 let hint = known.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
@@ -184,7 +185,10 @@ fn of_selector(
             (Some(range), modifier)
         }
         // The name comes first, then the matchers in braces, then modifiers.
-        _ => (None, written.rsplit_once('}').map_or_else(|| written.trim_start().strip_prefix(name), |(_, rest)| Some(rest))?),
+        _ => (
+            None,
+            written.rsplit_once('}').map_or_else(|| written.trim_start().strip_prefix(name), |(_, rest)| Some(rest))?,
+        ),
     };
     let each = known.iter().map(|source| {
         let named = bare(source.selector(selector, alert));
@@ -312,10 +316,7 @@ mod tests {
     fn ranges_and_modifiers_of_fields_stay() {
         for (when, expected) in [
             ("when = 'load offset 5m > 2'", "(dropsonde_sample_load offset 5m) > 2"),
-            (
-                "when = 'load{sampler=\"p\"} offset 5m > 2'",
-                "(dropsonde_sample_load{sampler=\"p\"} offset 5m) > 2",
-            ),
+            ("when = 'load{sampler=\"p\"} offset 5m > 2'", "(dropsonde_sample_load{sampler=\"p\"} offset 5m) > 2"),
             (
                 "when = 'avg_over_time(idle_percent[5m] offset 1h) > 2'",
                 "avg_over_time((dropsonde_sample_idle_ratio * 100)[5m:10000ms] offset 1h) > 2",

@@ -1,8 +1,8 @@
 //! Evaluates one group at its ticks.
 
+use super::GroupId;
 use super::history_storage::{GroupSeries, HistoryStorage};
 use super::report::{AlertChange, GroupReport, ListedAlert};
-use super::GroupId;
 use crate::Engine;
 use crate::series::PromqlSource;
 use dropsonde_promql::Settings;
@@ -100,7 +100,12 @@ impl GroupTask {
 
     /// Evaluates the group at its ticks until it ends or the host stops. One evaluation at a time takes one of the
     /// permits.
-    pub(super) async fn run(self: Arc<Self>, engine: Arc<Engine>, permits: Arc<Semaphore>, mut stopping: watch::Receiver<bool>) {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        engine: Arc<Engine>,
+        permits: Arc<Semaphore>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let mut ends = self.ends.subscribe();
         let mut due_ms = self.tick_after(engine.clock.now_ms());
         let group = [&*self.id.file, &*self.id.name].join(";");
@@ -184,7 +189,8 @@ impl GroupTask {
         }
         let took = began.elapsed();
         let now = alerts(running);
-        let kept = now.iter().map(|((rule, _), alert)| (state.keys.get(*rule).cloned().unwrap_or_default(), alert.clone()));
+        let kept =
+            now.iter().map(|((rule, _), alert)| (state.keys.get(*rule).cloned().unwrap_or_default(), alert.clone()));
         // What readers are told of must be known after a restart.
         engine.rules.state.update(&self.id, kept.collect());
         self.count(engine, &state.running, &failures, took, at_ms);

@@ -27,6 +27,7 @@ use state_log::StateLog;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -61,6 +62,8 @@ pub struct Rules {
     failures: RwLock<Vec<RuleFileFailure>>,
     /// Alerts of the configuration whose fields nothing has, a sentence each.
     unknown_fields: RwLock<Vec<String>>,
+    /// Whether the rule files were read since the start.
+    is_loaded: AtomicBool,
     /// Changes with each evaluation and each silence.
     revision: watch::Sender<u64>,
     changes: broadcast::Sender<Arc<AlertChange>>,
@@ -78,6 +81,7 @@ impl Rules {
             groups: RwLock::default(),
             failures: RwLock::default(),
             unknown_fields: RwLock::default(),
+            is_loaded: AtomicBool::new(false),
             revision: watch::Sender::new(0),
             changes: broadcast::Sender::new(CHANGES),
             silences: Silences::open(data, now_ms)?,
@@ -100,6 +104,11 @@ impl Rules {
     /// Returns how many alerts there are, of every state.
     pub fn count(&self) -> usize {
         self.groups().iter().map(|group| group.count()).sum()
+    }
+
+    /// Returns whether all rules are there: an alert that is not listed then is over.
+    pub fn is_complete(&self) -> bool {
+        self.is_loaded.load(Acquire) && self.failures.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Returns a receiver that changes after each evaluation and each change of a silence.

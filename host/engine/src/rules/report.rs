@@ -46,7 +46,13 @@ pub struct AlertChange {
 }
 
 impl GroupReport {
-    pub(super) fn of(id: &GroupId, interval_ms: i64, running: &RunningGroup, at_ms: Option<i64>, took: Duration) -> Self {
+    pub(super) fn of(
+        id: &GroupId,
+        interval_ms: i64,
+        running: &RunningGroup,
+        at_ms: Option<i64>,
+        took: Duration,
+    ) -> Self {
         let report = |state: &dropsonde_rules::RuleState| RuleReport {
             alerts: state.alerts().cloned().collect(),
             evaluated: state.evaluated.clone(),

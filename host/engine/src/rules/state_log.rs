@@ -71,8 +71,7 @@ impl StateLog {
     /// Reads what is kept in a data directory. A line that is damaged is left out: it was cut by a crash.
     pub(super) fn open(data: Option<&Path>) -> io::Result<Self> {
         let path = data.map(|data| data.join(NAME));
-        let mut state =
-            LogState { path: path.clone(), file: None, lines: 0, alerts: BTreeMap::new(), failure: None };
+        let mut state = LogState { path: path.clone(), file: None, lines: 0, alerts: BTreeMap::new(), failure: None };
         if let Some(path) = &path {
             match fs::read(path) {
                 Ok(bytes) => state.read(&bytes),
@@ -202,9 +201,8 @@ impl LogState {
 
 /// Returns whether two states of an alert are the same but for what the next evaluation finds again.
 fn is_same(a: &Alert, b: &Alert) -> bool {
-    let times = |alert: &Alert| {
-        (alert.state, alert.active_ms, alert.fired_ms, alert.keep_firing_since_ms, alert.resolved_ms)
-    };
+    let times =
+        |alert: &Alert| (alert.state, alert.active_ms, alert.fired_ms, alert.keep_firing_since_ms, alert.resolved_ms);
     times(a) == times(b)
 }
 

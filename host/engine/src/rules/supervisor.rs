@@ -6,6 +6,7 @@ use super::group_task::GroupTask;
 use super::{GroupId, Reload, RuleFileFailure};
 use crate::Engine;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Release;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -70,13 +71,21 @@ impl RunningGroups {
         let loaded = tokio::task::spawn_blocking(move || LoadedRules::read(&rules)).await;
         let Ok(LoadedRules { mut groups, failures }) = loaded else { return Vec::new() };
         for failure in &failures {
-            tracing::error!(file = failure.file, error = failure.why, "cannot read a rule file; its earlier rules stay");
+            tracing::error!(
+                file = failure.file,
+                error = failure.why,
+                "cannot read a rule file; its earlier rules stay"
+            );
         }
         self.fields = FieldAlerts::of(&options.rules.alerts);
         groups.extend(self.of_fields().await);
         let failed: Vec<&str> = failures.iter().map(|failure| &*failure.file).collect();
-        let gone: Vec<GroupId> =
-            self.groups.keys().filter(|id| !groups.contains_key(*id) && !failed.contains(&&*id.file)).cloned().collect();
+        let gone: Vec<GroupId> = self
+            .groups
+            .keys()
+            .filter(|id| !groups.contains_key(*id) && !failed.contains(&&*id.file))
+            .cloned()
+            .collect();
         for id in gone {
             self.remove(&id).await;
         }
@@ -85,6 +94,8 @@ impl RunningGroups {
         }
         self.engine.rules.state.keep_only(|id| self.groups.contains_key(id) || failed.contains(&&*id.file));
         *self.engine.rules.failures.write().unwrap_or_else(PoisonError::into_inner) = failures.clone();
+        self.engine.rules.is_loaded.store(true, Release);
+        self.engine.rules.touch();
         failures
     }
 

@@ -83,7 +83,10 @@ impl Wanted {
             Some("alert") => (false, true),
             Some("record") => (true, false),
             Some(other) => {
-                return Err(Failure::invalid("type", format_args!("not supported value {other:?}: give alert or record")));
+                return Err(Failure::invalid(
+                    "type",
+                    format_args!("not supported value {other:?}: give alert or record"),
+                ));
             }
         };
         let has_alerts = match parameters.one("exclude_alerts") {

@@ -71,7 +71,8 @@ async fn selected(app: &Arc<App>, peer: &Peer, wanted: &Wanted) -> Result<BTreeS
         let mut all = BTreeSet::new();
         for matchers in &selectors {
             let selection = source.find(matchers, &(window.start..until_ms))?;
-            let pairs = |labels: &Labels| labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let pairs =
+                |labels: &Labels| labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
             all.extend(selection.series().iter().map(|series| pairs(&series.labels)));
         }
         Ok(all)

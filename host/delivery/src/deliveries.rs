@@ -1,0 +1,152 @@
+use crate::alertmanager::Alertmanager;
+use crate::options::DeliveryOptions;
+use crate::targets::{Target, targets};
+use crate::webhook::Webhook;
+use dropsonde_engine::Engine;
+use dropsonde_model::text;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// The time between two looks at the files that list Alertmanagers.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What sends alerts. It stops when this is dropped.
+#[derive(Debug)]
+pub struct Deliveries {
+    engine: Arc<Engine>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    options: DeliveryOptions,
+    /// Dropping them stops them.
+    _tasks: JoinSet<()>,
+}
+
+/// The Alertmanagers that are told.
+struct Alertmanagers {
+    engine: Arc<Engine>,
+    options: DeliveryOptions,
+    tasks: JoinSet<()>,
+    running: BTreeMap<String, (Target, AbortHandle)>,
+    /// What is wrong with files of targets.
+    failures: BTreeMap<String, String>,
+}
+
+impl Deliveries {
+    /// Starts sending. Must be called in a tokio runtime.
+    pub fn start(engine: Arc<Engine>, options: DeliveryOptions) -> Self {
+        let deliveries = Self { engine, running: Mutex::new(None) };
+        deliveries.reconfigure(options);
+        deliveries
+    }
+
+    /// Sends to others from now on. Who is told by both configurations is told nothing twice.
+    pub fn reconfigure(&self, options: DeliveryOptions) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.as_ref().is_some_and(|running| running.options == options) {
+            return;
+        }
+        let before = running.take();
+        let mut tasks = JoinSet::new();
+        let names = |options: &DeliveryOptions| -> Vec<String> {
+            options.webhooks.iter().map(|webhook| webhook.name()).collect()
+        };
+        let now = names(&options);
+        let gone = before.iter().flat_map(|before| names(&before.options)).filter(|name| !now.contains(name));
+        for name in gone {
+            self.engine.remotes.forget(&name);
+            self.engine.metrics.remotes.forget(&name);
+        }
+        // The old tasks stop before new ones read what they kept.
+        drop(before);
+        for config in &options.webhooks {
+            let (engine, config, data) = (self.engine.clone(), config.clone(), options.data_dir.clone());
+            tasks.spawn(async move {
+                let name = config.name();
+                let shared = engine.clone();
+                let made = move || Webhook::new(engine, config, data.as_deref());
+                match tokio::task::spawn_blocking(made).await {
+                    Ok(Ok(webhook)) => webhook.run().await,
+                    Ok(Err(error)) => fails_always(&shared, &name, &error).await,
+                    Err(_) => {}
+                }
+            });
+        }
+        let alertmanagers = Alertmanagers {
+            engine: self.engine.clone(),
+            options: options.clone(),
+            tasks: JoinSet::new(),
+            running: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        };
+        tasks.spawn(alertmanagers.run());
+        *running = Some(Running { options, _tasks: tasks });
+    }
+}
+
+/// Notes that a server cannot be sent to, as long as its configuration is in force.
+async fn fails_always(engine: &Engine, name: &str, error: &anyhow::Error) {
+    loop {
+        engine.remotes.fails(name, &text::error(&**error), engine.clock.now_ms());
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+impl Alertmanagers {
+    /// Follows the files that list Alertmanagers.
+    async fn run(mut self) {
+        loop {
+            let options = self.options.clone();
+            if let Ok((found, failures)) = tokio::task::spawn_blocking(move || targets(&options)).await {
+                self.follow(found);
+                self.log(failures);
+            }
+            if self.options.alertmanager_files.is_empty() {
+                // They do not change.
+                while self.tasks.join_next().await.is_some() {}
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn follow(&mut self, found: Vec<Target>) {
+        let Self { engine, running, .. } = self;
+        running.retain(|url, (target, task)| {
+            let stays = found.iter().any(|found| found.url == *url);
+            if !stays {
+                task.abort();
+                engine.remotes.forget(&target.name);
+                engine.metrics.remotes.forget(&target.name);
+            }
+            stays
+        });
+        for target in found {
+            if self.running.contains_key(&target.url) {
+                continue;
+            }
+            let (engine, own) = (self.engine.clone(), target.clone());
+            let task = self.tasks.spawn(async move {
+                let name = own.name.clone();
+                match Alertmanager::new(engine.clone(), own) {
+                    Ok(alertmanager) => alertmanager.run().await,
+                    Err(error) => fails_always(&engine, &name, &error).await,
+                }
+            });
+            self.running.insert(target.url.clone(), (target, task));
+        }
+    }
+
+    fn log(&mut self, failures: BTreeMap<String, String>) {
+        for (file, why) in &failures {
+            if self.failures.get(file) != Some(why) {
+                tracing::error!(file, error = why, "cannot read a file that lists Alertmanagers");
+            }
+        }
+        self.failures = failures;
+    }
+}

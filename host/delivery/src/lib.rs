@@ -1,0 +1,18 @@
+//! Sends alerts to other servers: to Alertmanagers, and as messages to webhooks.
+//!
+//! * [`Deliveries`]: starts and stops what sends. [`options`]: whom to send to.
+//! * `alertmanager`: one Alertmanager. `targets`: where Alertmanagers are.
+//! * `webhook`: one webhook: what it was told, what it should know, and the message about the difference.
+//! * `client`: requests, with credentials and TLS. `backoff`: when to try again.
+//! * `payload`: alerts as other servers read them.
+
+mod alertmanager;
+mod backoff;
+mod client;
+mod deliveries;
+pub mod options;
+mod payload;
+mod targets;
+mod webhook;
+
+pub use deliveries::Deliveries;

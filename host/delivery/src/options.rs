@@ -1,0 +1,380 @@
+//! Whom alerts are sent to.
+
+use dropsonde_model::{InvalidValue, Span};
+use dropsonde_promql::{Matcher, parse_selector};
+use hyper::Uri;
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The parts of `[alerting]` that say whom alerts are sent to.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DeliveryOptions {
+    pub alertmanagers: Vec<AlertmanagerConfig>,
+    /// Globs of files that list Alertmanagers, as Prometheus' `file_sd_configs` reads them.
+    pub alertmanager_files: Vec<String>,
+    pub webhooks: Vec<WebhookConfig>,
+    /// Where is kept what webhooks were told. None: nothing is kept over a restart.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// An Alertmanager: its URL, or a table with more.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlertmanagerConfig {
+    pub url: String,
+    pub access: AccessConfig,
+}
+
+/// How a server lets this host in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct AccessConfig {
+    /// A file with a bearer token.
+    pub bearer_token_file: Option<PathBuf>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    /// A file with the certificates of the authorities to trust. None: those that the machine trusts.
+    pub ca_file: Option<PathBuf>,
+    /// The longest time that a request may take. None: 10 s.
+    pub timeout: Option<Span>,
+}
+
+/// `[[alerting.webhooks]]`: a server that gets messages about alerts.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Its name in metrics, logs and messages. None: the host of the URL.
+    pub name: Option<String>,
+    /// The URL, which may be a secret. None: it is in `url_file`.
+    pub url: Option<String>,
+    pub url_file: Option<PathBuf>,
+    #[serde(default)]
+    pub format: Format,
+    /// The labels whose values put alerts into one message. `...`: all, so that each alert has its own.
+    #[serde(default = "by_name")]
+    pub group_by: Vec<String>,
+    /// How long the first message of a group waits for more alerts.
+    #[serde(default = "group_wait")]
+    pub group_wait: Span,
+    /// The least time between two messages of a group about what has changed.
+    #[serde(default = "group_interval")]
+    pub group_interval: Span,
+    /// The time after which a message is repeated while its alerts fire.
+    #[serde(default = "repeat_interval")]
+    pub repeat_interval: Span,
+    /// Whether to tell that alerts are resolved.
+    #[serde(default = "yes")]
+    pub send_resolved: bool,
+    /// The alerts to tell of: selectors such as `severity="critical"`, all of which must match.
+    #[serde(default, rename = "match")]
+    pub matches: Vec<String>,
+    /// Times in which nothing is sent. What still holds afterwards is sent then.
+    #[serde(default)]
+    pub mute: Vec<MuteConfig>,
+    pub bearer_token_file: Option<PathBuf>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub timeout: Option<Span>,
+}
+
+/// The body of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// As Alertmanager's webhook receivers expect it, version 4.
+    #[default]
+    Alertmanager,
+    /// An incoming webhook of Slack, Mattermost or Rocket.Chat.
+    Slack,
+    /// A topic of ntfy.
+    Ntfy,
+    /// A room of a Matrix server: its URL ends in `/rooms/ROOM/send/m.room.message`.
+    Matrix,
+}
+
+/// A time of the week in which nothing is sent.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MuteConfig {
+    /// Days on which it begins: `mon`, `tue`, … Empty: every day.
+    #[serde(default)]
+    pub days: Vec<Day>,
+    /// When it begins and ends. If it ends earlier than it begins, it ends on the next day. None: at midnight.
+    #[serde(default)]
+    pub from: Option<ClockTime>,
+    #[serde(default)]
+    pub to: Option<ClockTime>,
+    /// The time zone, such as `Europe/Berlin`. None: UTC.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Day {
+    #[serde(alias = "monday")]
+    Mon,
+    #[serde(alias = "tuesday")]
+    Tue,
+    #[serde(alias = "wednesday")]
+    Wed,
+    #[serde(alias = "thursday")]
+    Thu,
+    #[serde(alias = "friday")]
+    Fri,
+    #[serde(alias = "saturday")]
+    Sat,
+    #[serde(alias = "sunday")]
+    Sun,
+}
+
+/// A time of the day, written `22:30`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClockTime(pub Time);
+
+/// The longest interval of a webhook.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+fn by_name() -> Vec<String> {
+    vec!["alertname".to_owned()]
+}
+
+fn group_wait() -> Span {
+    Span::from_secs(5)
+}
+
+fn group_interval() -> Span {
+    Span::from_secs(60)
+}
+
+fn repeat_interval() -> Span {
+    Span::from_secs(4 * 3600)
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl<'de> Deserialize<'de> for ClockTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parse = || {
+            let (hour, minute) = text.split_once(':')?;
+            Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
+        };
+        // Midnight at the end of a day is that of the next.
+        let time = if text == "24:00" { Some(Time::midnight()) } else { parse() };
+        let wrong = || serde::de::Error::custom(format!("{text:?} is no time of the day; write it like 22:30"));
+        time.map(Self).ok_or_else(wrong)
+    }
+}
+
+impl<'de> Deserialize<'de> for AlertmanagerConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Url(String),
+            Table(Table),
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            url: String,
+            bearer_token_file: Option<PathBuf>,
+            username: Option<String>,
+            password_file: Option<PathBuf>,
+            ca_file: Option<PathBuf>,
+            timeout: Option<Span>,
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Url(url) => Self { url, access: AccessConfig::default() },
+            Written::Table(Table { url, bearer_token_file, username, password_file, ca_file, timeout }) => {
+                let access = AccessConfig { bearer_token_file, username, password_file, ca_file, timeout };
+                Self { url, access }
+            }
+        })
+    }
+}
+
+impl DeliveryOptions {
+    pub fn check(&self) -> Result<(), InvalidValue> {
+        for (nth, alertmanager) in self.alertmanagers.iter().enumerate() {
+            let key = format!("alerting.alertmanagers[{nth}]");
+            check_url(&key, &alertmanager.url)?;
+            alertmanager.access.check(&key)?;
+        }
+        for (nth, pattern) in self.alertmanager_files.iter().enumerate() {
+            if let Err(error) = glob::Pattern::new(pattern) {
+                let key = format!("alerting.alertmanager_files[{nth}]");
+                return InvalidValue::of(&key, &format!("is an invalid glob: {error}"));
+            }
+        }
+        let mut names = BTreeSet::new();
+        for (nth, webhook) in self.webhooks.iter().enumerate() {
+            let key = format!("alerting.webhooks[{nth}]");
+            webhook.check(&key)?;
+            if !names.insert(webhook.name()) {
+                let why = format!("{:?} is the name of two webhooks; give them names", webhook.name());
+                return InvalidValue::of(&format!("{key}.name"), &why);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AccessConfig {
+    fn check(&self, key: &str) -> Result<(), InvalidValue> {
+        if self.bearer_token_file.is_some() && self.username.is_some() {
+            return InvalidValue::of(&format!("{key}.username"), "cannot be set with bearer_token_file");
+        }
+        if self.username.is_some() != self.password_file.is_some() {
+            return InvalidValue::of(&format!("{key}.username"), "and password_file must be set together");
+        }
+        let is_allowed =
+            |timeout: &Span| (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&timeout.get());
+        if !self.timeout.as_ref().is_none_or(is_allowed) {
+            return InvalidValue::of(&format!("{key}.timeout"), "must be at least 100ms and at most 5m");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.map_or(Duration::from_secs(10), Span::get)
+    }
+}
+
+impl WebhookConfig {
+    fn check(&self, key: &str) -> Result<(), InvalidValue> {
+        let of = |part: &str| format!("{key}.{part}");
+        match (&self.url, &self.url_file) {
+            (Some(url), None) => check_url(&of("url"), url)?,
+            (None, Some(_)) => {}
+            _ => return InvalidValue::of(&of("url"), "or url_file must be set, and not both"),
+        }
+        if self.url_file.is_some() && self.name.is_none() {
+            return InvalidValue::of(&of("name"), "must be set: the URL is a secret");
+        }
+        let is_plain = |name: &String| !name.is_empty() && name.len() <= 255 && !name.contains(char::is_control);
+        if !self.name.as_ref().is_none_or(is_plain) {
+            return InvalidValue::of(&of("name"), "must have 1 to 255 bytes and no control characters");
+        }
+        for (part, span) in [
+            ("group_wait", self.group_wait),
+            ("group_interval", self.group_interval),
+            ("repeat_interval", self.repeat_interval),
+        ] {
+            if span.get() > LONGEST {
+                return InvalidValue::of(&of(part), "must be at most 366d");
+            }
+        }
+        if self.repeat_interval.get() < Duration::from_secs(1) {
+            return InvalidValue::of(&of("repeat_interval"), "must be at least 1s");
+        }
+        for selector in &self.matches {
+            if let Err(why) = parse_selector(&format!("{{{selector}}}")) {
+                return InvalidValue::of(&of("match"), &format!("has {selector:?}, which is no selector: {why}"));
+            }
+        }
+        for mute in &self.mute {
+            if mute.days.is_empty() && mute.from.is_none() && mute.to.is_none() {
+                return InvalidValue::of(&of("mute"), "needs days, or from and to; an empty one would mute everything");
+            }
+            if let Some(zone) = mute.time_zone.as_ref().filter(|zone| TimeZone::get(zone).is_err()) {
+                return InvalidValue::of(&of("mute"), &format!("has {zone:?}, which is no time zone"));
+            }
+        }
+        self.access().check(key)
+    }
+
+    /// Returns its name in metrics, logs and messages.
+    pub fn name(&self) -> String {
+        let host = || {
+            let uri: Option<Uri> = self.url.as_ref().and_then(|url| url.parse().ok());
+            uri.and_then(|uri| uri.authority().map(|authority| without_user(authority.as_str()).to_owned()))
+        };
+        self.name.clone().or_else(host).unwrap_or_default()
+    }
+
+    pub(crate) fn access(&self) -> AccessConfig {
+        AccessConfig {
+            bearer_token_file: self.bearer_token_file.clone(),
+            username: self.username.clone(),
+            password_file: self.password_file.clone(),
+            ca_file: self.ca_file.clone(),
+            timeout: self.timeout,
+        }
+    }
+
+    pub(crate) fn matchers(&self) -> Vec<Matcher> {
+        let parsed = self.matches.iter().filter_map(|selector| parse_selector(&format!("{{{selector}}}")).ok());
+        parsed.flatten().collect()
+    }
+}
+
+/// Returns an authority without the name and the password that may stand in it.
+pub(crate) fn without_user(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+fn check_url(key: &str, url: &str) -> Result<(), InvalidValue> {
+    let uri: Result<Uri, _> = url.parse();
+    let is_url = uri.is_ok_and(|uri| {
+        let scheme = uri.scheme_str();
+        matches!(scheme, Some("http" | "https")) && uri.authority().is_some_and(|host| !host.as_str().contains('@'))
+    });
+    if is_url {
+        return Ok(());
+    }
+    InvalidValue::of(key, "must be a URL such as http://127.0.0.1:9093, without a user and a password in it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn webhook(text: &str) -> Result<(), String> {
+        let webhook: WebhookConfig = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        let options = DeliveryOptions { webhooks: vec![webhook], ..DeliveryOptions::default() };
+        options.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_webhook_that_cannot_work_is_refused_with_its_key() {
+        assert_eq!(webhook("url = 'http://127.0.0.1:9/x'"), Ok(()));
+        assert_eq!(webhook("url = 'https://h/x'\nmatch = ['severity=\"critical\"', 'team=~\"a|b\"']"), Ok(()));
+        let mute = "mute = [{ days = ['sat', 'sunday'], from = '22:00', to = '07:30', time_zone = 'Europe/Berlin' }]";
+        assert_eq!(webhook(&format!("url = 'https://h/x'\n{mute}")), Ok(()));
+        for (text, key) in [
+            ("format = 'slack'", "alerting.webhooks[0].url"),
+            ("url = 'h:9'", "alerting.webhooks[0].url"),
+            ("url = 'http://user:password@h'", "alerting.webhooks[0].url"),
+            ("url_file = 'f'", "alerting.webhooks[0].name"),
+            ("url = 'http://h'\nrepeat_interval = 0", "alerting.webhooks[0].repeat_interval"),
+            ("url = 'http://h'\nmatch = ['a b']", "alerting.webhooks[0].match"),
+            ("url = 'http://h'\nmute = [{}]", "alerting.webhooks[0].mute"),
+            ("url = 'http://h'\nmute = [{ days = ['sat'], time_zone = 'Moon' }]", "alerting.webhooks[0].mute"),
+            ("url = 'http://h'\nusername = 'u'", "alerting.webhooks[0].username"),
+            ("url = 'http://h'\nmute = [{ from = '25:00' }]", "\"25:00\" is no time of the day"),
+        ] {
+            let error = webhook(text).unwrap_err();
+            assert!(error.starts_with(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_alertmanager_is_a_url_or_a_table() {
+        #[derive(Deserialize)]
+        struct Written {
+            all: Vec<AlertmanagerConfig>,
+        }
+        let written: Written =
+            toml::from_str("all = ['http://a:1', { url = 'https://b', bearer_token_file = '/t' }]").unwrap();
+        assert_eq!(written.all[0], AlertmanagerConfig { url: "http://a:1".into(), access: AccessConfig::default() });
+        assert_eq!(written.all[1].access.bearer_token_file, Some("/t".into()));
+    }
+}

@@ -1,0 +1,200 @@
+//! One webhook. What it knows is compared with what is true; it is told of the difference, group by group.
+//!
+//! * `known`: what it knows. `due`: what it is to be told now. `notice`: what it is told of one group.
+//! * `body`: the message. `mute`: times in which nothing is sent.
+
+mod body;
+mod due;
+mod known;
+mod mute;
+mod notice;
+
+use crate::alertmanager::report;
+use crate::backoff::Backoff;
+use crate::client::{Client, SendError, secret};
+use crate::options::WebhookConfig;
+use crate::payload::SentAlert;
+use dropsonde_engine::Engine;
+use dropsonde_promql::Matcher;
+use due::{Due, Timing};
+use known::{GroupLabels, Known};
+use notice::Notice;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+/// The time between two looks whether a group is due.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The longest time for which alerts are taken as they were: a silence may begin or end.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Tells one webhook of alerts.
+pub(crate) struct Webhook {
+    engine: Arc<Engine>,
+    config: WebhookConfig,
+    name: String,
+    matchers: Vec<Matcher>,
+    client: Client,
+    known: Known,
+    /// The alerts as they were, with the revision of the rules and the time.
+    latest: Option<(u64, Instant, Arc<Groups>)>,
+    /// Since when groups wait that it was not told of yet.
+    waiting: BTreeMap<GroupLabels, i64>,
+}
+
+/// The alerts of one group, by their keys.
+type GroupAlerts = BTreeMap<String, SentAlert>;
+
+type Groups = BTreeMap<GroupLabels, GroupAlerts>;
+
+impl Webhook {
+    pub(crate) fn new(engine: Arc<Engine>, config: WebhookConfig, data: Option<&Path>) -> anyhow::Result<Self> {
+        let (name, matchers, client) = (config.name(), config.matchers(), Client::new(&config.access())?);
+        // With other groups it would be told all again.
+        let identity = format!("{name} {:?} {:?} {:?}", config.url, config.url_file, config.group_by);
+        let known = Known::open(data, &identity);
+        Ok(Self { engine, config, name, matchers, client, known, latest: None, waiting: BTreeMap::new() })
+    }
+
+    /// Tells of alerts until it is dropped.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        self.engine.metrics.remotes.know(&self.name);
+        loop {
+            match self.tell_due().await {
+                Ok(()) => {
+                    backoff.reset();
+                    sleep(LOOK).await;
+                }
+                Err(error) => sleep(backoff.pause(error.retry_after)).await,
+            }
+        }
+    }
+
+    /// Tells of all groups that are due. Stops at a failure that others would share; returns the last one.
+    async fn tell_due(&mut self) -> Result<(), SendError> {
+        let now_ms = self.engine.clock.now_ms();
+        if mute::is_muted(&self.config.mute, now_ms) {
+            return Ok(());
+        }
+        let is_complete = self.engine.rules.is_complete();
+        let groups = self.groups(now_ms).await;
+        let mut labels: Vec<GroupLabels> = groups.keys().chain(self.known.groups.keys()).cloned().collect();
+        labels.sort();
+        labels.dedup();
+        self.waiting.retain(|labels, _| groups.contains_key(labels));
+        let timing = Timing::of(&self.config);
+        let mut waiting = 0;
+        let mut due = Vec::new();
+        for labels in labels {
+            let alerts = groups.get(&labels);
+            let known = self.known.groups.get(&labels);
+            let since_ms = *self.waiting.entry(labels.clone()).or_insert(now_ms);
+            let Due { alerts, firing, is_now, unheard } =
+                due::due(known, alerts, &timing, since_ms, now_ms, is_complete);
+            waiting += unheard;
+            if is_now {
+                due.push((labels, alerts, firing));
+            }
+        }
+        self.engine.metrics.remotes.waiting.with_label_values(&[&self.name]).set(waiting as i64);
+        let mut result = Ok(());
+        for (labels, alerts, firing) in due {
+            match self.tell(labels, alerts, firing, now_ms).await {
+                Err(error) if error.can_work_later => return Err(error),
+                // The server does not like this message, and may like the next one.
+                Err(error) => result = Err(error),
+                Ok(()) => {}
+            }
+        }
+        self.forget(now_ms);
+        result
+    }
+
+    /// Returns the alerts that it is to know of, by group. Those that are silenced now are left out.
+    async fn groups(&mut self, now_ms: i64) -> Arc<Groups> {
+        let revision = *self.engine.rules.revision().borrow();
+        if let Some((known, at, groups)) = &self.latest
+            && *known == revision
+            && at.elapsed() < FRESH
+        {
+            return groups.clone();
+        }
+        let (engine, matchers, group_by) = (self.engine.clone(), self.matchers.clone(), self.config.group_by.clone());
+        // There may be very many alerts.
+        let sorted = tokio::task::spawn_blocking(move || {
+            let options = engine.options.load_full();
+            let mut groups = Groups::new();
+            for listed in engine.rules.alerts() {
+                let Some(alert) = SentAlert::of(&listed, &options) else { continue };
+                let value = |name: &str| alert.labels.get(name).map_or("", String::as_str);
+                let is_wanted = matchers.iter().all(|matcher| matcher.matches(value(&matcher.name)));
+                if is_wanted && engine.rules.silences.of(&listed.alert.labels, now_ms).is_empty() {
+                    groups.entry(group_labels(&alert, &group_by)).or_default().insert(alert.key(), alert);
+                }
+            }
+            Arc::new(groups)
+        });
+        let groups = sorted.await.unwrap_or_default();
+        self.latest = Some((revision, Instant::now(), groups.clone()));
+        groups
+    }
+
+    async fn tell(
+        &mut self,
+        labels: GroupLabels,
+        alerts: Vec<SentAlert>,
+        firing: BTreeMap<String, SentAlert>,
+        now_ms: i64,
+    ) -> Result<(), SendError> {
+        let url = match (&self.config.url, &self.config.url_file) {
+            (None, Some(file)) => secret(file).await?,
+            (url, _) => url.clone().unwrap_or_default(),
+        };
+        let external_url = self.engine.options.load().rules.external_url.clone();
+        let nth = self.known.groups.get(&labels).map_or(0, |known| known.notices);
+        let notice = Notice { receiver: &self.name, external_url: &external_url, labels: labels.clone(), alerts, nth };
+        let message = body::message(self.config.format, &url, &notice);
+        // A group whose end nobody wants to hear of has no alerts left to tell.
+        if !notice.alerts.is_empty() {
+            report(&self.engine, &self.name, notice.alerts.len(), self.client.send(message)).await?;
+        }
+        let known = self.known.groups.entry(labels.clone()).or_default();
+        (known.firing, known.told_ms, known.notices) = (firing, now_ms, nth + 1);
+        self.waiting.remove(&labels);
+        self.keep().await;
+        Ok(())
+    }
+
+    /// Forgets groups that are over, and that nobody needs to be told of again soon.
+    fn forget(&mut self, now_ms: i64) {
+        let interval_ms = i64::try_from(self.config.group_interval.get().as_millis()).unwrap_or(i64::MAX);
+        self.known
+            .groups
+            .retain(|_, known| !known.firing.is_empty() || now_ms.saturating_sub(known.told_ms) < interval_ms);
+    }
+
+    /// Keeps what it knows, off the server's threads.
+    async fn keep(&mut self) {
+        let known = std::mem::take(&mut self.known);
+        let kept = tokio::task::spawn_blocking(move || {
+            known.keep();
+            known
+        });
+        if let Ok(known) = kept.await {
+            self.known = known;
+        }
+    }
+}
+
+/// Returns the labels of the group that an alert belongs to.
+fn group_labels(alert: &SentAlert, group_by: &[String]) -> GroupLabels {
+    if group_by.iter().any(|name| name == "...") {
+        return alert.labels.clone();
+    }
+    let of = |name: &String| Some((name.clone(), alert.labels.get(name)?.clone()));
+    group_by.iter().filter_map(of).collect()
+}
