@@ -18,6 +18,19 @@ fn url(host: &Host) -> String {
 }
 
 #[test]
+fn alerts_are_listed_as_they_change_looked_at_silenced_and_found_in_history() {
+    let config = "poll.interval = '1s'\nalerting.interval = '1s'\n[plugins.synthetic.config]\ninstances = 5\n\
+        [[alerts]]\nname = 'Busy'\nwhen = 'cpu_percent >= 0'\ninstance = 'web-*'\nseverity = 'critical'\n\
+        summary = '<b>{{ $labels.id }}</b> is busy: see https://example.org/busy.'\n\
+        [[alerts]]\nname = 'Waits'\nwhen = 'cpu_percent >= 0'\nfor = '1h'\ninstance = 'web-*'\n\
+        [[alerts]]\nname = 'Flaps'\nwhen = 'vector(time() % 6) > 2'\n";
+    let host = Host::start(config, &[]);
+    host.until("/v1/alerts?state=firing", |alerts| alerts.body.contains("Busy"));
+    let token = fs::read_to_string(host.folder().join("data/write.token")).unwrap();
+    Browser::start("alerts", &url(&host), &[token.trim()]).passes();
+}
+
+#[test]
 fn the_list_fills_and_its_values_change_without_a_reload() {
     let host = demo();
     Browser::start("overview", &url(&host), &[]).passes();

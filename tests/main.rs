@@ -11,6 +11,7 @@
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: the metrics, the alerts and the dashboard. `series`: metrics
 //!   in history.
 //! * `dashboard`: the page in a real browser, which `browser/scenarios.mjs` drives.
+//! * `rules`: commands on rule files; `alerts`: rules and alerts in a running host; `delivery`: who is told of alerts.
 //! * `tracing`: spans and log lines.
 //! * `confined`: filters and limits that service managers and containers set.
 //! * `shares`: limits per plugin; `ownership`: instances that several plugins discover.
@@ -37,6 +38,7 @@
 
 mod abuse;
 mod access;
+mod alerts;
 mod api;
 mod authoring;
 mod bundled;
@@ -46,6 +48,7 @@ mod commands;
 mod compiling;
 mod confined;
 mod dashboard;
+mod delivery;
 mod embedding;
 mod exposure;
 mod folders;

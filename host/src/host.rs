@@ -87,7 +87,7 @@ impl Host {
         let server = Server::new(app.clone(), tls);
         let mut serving = JoinSet::new();
         serving.spawn(server.clone().serve(listener, running.stopping(), DRAIN));
-        let deliveries = Deliveries::start(engine.clone(), config.delivery());
+        let deliveries = Deliveries::start(engine.clone(), config.delivery()).await;
         let config = ArcSwap::from_pointee(config);
         Ok(Self { running, config, address, server, serving, writers, deliveries, reloading: Mutex::default() })
     }

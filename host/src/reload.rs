@@ -177,7 +177,7 @@ async fn take_over(
             }
         });
     }
-    deliveries.reconfigure(delivered);
+    deliveries.reconfigure(delivered).await;
     for failure in engine.rules.reload().await {
         parts.push(ReloadPart::failed(RULES, failure.to_string()));
     }

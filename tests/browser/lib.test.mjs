@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { hasWords, keyOf, matcherOf, matcherText, metricOf, named, sinceOf, sorted, thresholdOf, timeline, withLinks } from '../../host/http/dashboard/lib/alerts.js';
 import { choicesOf, commonOf, contextOf, mistakeOf, seriesText, stepsOf } from '../../host/http/dashboard/lib/expression.js';
 import { columns, summary, usualStep } from '../../host/http/dashboard/lib/series.js';
 import { axisSteps, chartsOf, duration, fieldsOf, formatted, title } from '../../host/http/dashboard/lib/units.js';
@@ -100,4 +101,64 @@ test('a chart asks for whole steps, and its series differ in what their names sa
   const all = [{ __name__: 'up', job: 'a', id: '1' }, { __name__: 'up', job: 'a', id: '"2"' }];
   assert.deepEqual(all.map((one) => seriesText(one, commonOf(all))), ['{id="1"}', '{id="\\"2\\""}']);
   assert.deepEqual([seriesText(all[0]), seriesText({}), seriesText({ __name__: 'up' })], ['up{job="a", id="1"}', '{}', 'up']);
+});
+
+const alert = (name, state, severity, labels = {}) => ({ name, state, severity, labels: { alertname: name, ...(severity && { severity }), ...labels }, annotations: {}, expr: 'up == 0', group: 'g', file: 'f' });
+
+test('alerts that fire come first, and of them the worst', () => {
+  const all = [alert('a', 'resolved', 'critical'), alert('b', 'firing'), alert('c', 'inactive', 'critical'), alert('d', 'firing', 'odd'), alert('e', 'pending', 'critical'), alert('g', 'firing', 'warning'), alert('f', 'firing', 'warning'), alert('h', 'firing', 'Critical')];
+  assert.deepEqual(sorted(all).map(({ name }) => name), ['h', 'f', 'g', 'd', 'b', 'e', 'a']);
+  const times = { active_at: at(1), fired_at: at(2), resolved_at: at(3) };
+  assert.equal(sinceOf({ state: 'resolved', ...times }), 3000);
+  assert.equal(sinceOf({ state: 'pending', active_at: at(1) }), 1000);
+});
+
+test('an alert is found by its labels and by words', () => {
+  const [one, both, other] = [alert('a', 'firing', 'info', { id: '1' }), alert('a', 'firing', 'info', { id: '1', disk: 'sda' }), alert('b', 'firing', 'info', { id: '1' })];
+  const all = [one, both, other];
+  assert.deepEqual(named(all, 'a', ['severity=info', 'id=1']), [one]);
+  assert.deepEqual([named(all, 'a', ['id=1']), named(all, 'a', []), named(all, 'a', ['id=2'])], [[one, both], [one, both], []]);
+  assert.deepEqual(all.filter((alert) => hasWords(alert, ['id=1', 'sda'])), [both]);
+  assert.notEqual(keyOf(one), keyOf(both));
+});
+
+test('an expression is split at the number that it is held against', () => {
+  const split = (expr) => Object.values(thresholdOf(expr) ?? {});
+  const known = [
+    ['up == 0', 'up', '==', 0], ['a{b="x > 1"} >= 1.5e3', 'a{b="x > 1"}', '>=', 1500], ['a/b<-.5', 'a/b', '<', -0.5], ['sum by (a) (x > 1) != 2', 'sum by (a) (x > 1)', '!=', 2],
+    ['(up > 3)', 'up', '>', 3], ['((a) + (b) <= 1)', '(a) + (b)', '<=', 1], ['a > 5 > 3', 'a > 5', '>', 3], ['a{b=~"c", d!="e"} > 1', 'a{b=~"c", d!="e"}', '>', 1], ['"a > 1" > 2', '"a > 1"', '>', 2],
+    ['rate(a[5m] offset 1h) >\n  1', 'rate(a[5m] offset 1h)', '>', 1], ["a{b='\\'> 1'} > 2", "a{b='\\'> 1'}", '>', 2], ['order > 1', 'order', '>', 1], ['(a > 1) > 2', '(a > 1)', '>', 2],
+  ];
+  for (const [expr, ...parts] of known) assert.deepEqual(split(expr), parts, expr);
+  for (const expr of ['up', 'a > b', 'a > bool 1', 'a > 1 and b > 2', 'a > 1 OR b > 2', 'a unless b > 1', 'sum(a > 1)', 'a{b!="1"}', '(a > 1) + (b > 2)', 'a > 1 + 1', 'a > on () 1', 'a > Inf', 'a > NaN', '> 1', 'a >', '', 'a{b="', ')(']) {
+    assert.equal(thresholdOf(expr), undefined, expr);
+  }
+  assert.deepEqual(['a_bytes', ' a{b="c"} ', 'sum(a)', 'a / b', 'a{b="c"} / d{}', ''].map(metricOf), ['a_bytes', 'a', '', '', '', '']);
+});
+
+test('times at which alerts were active are joined to spans', () => {
+  const values = (...times) => times.map((time) => [time, '1']);
+  const result = [
+    { metric: { alertname: 'b', alertstate: 'firing' }, values: values(1200, 1800, 3600) },
+    { metric: { alertname: 'b', alertstate: 'pending' }, values: values(600) },
+    { metric: { alertname: 'a', alertstate: 'pending' }, values: values(600, 1200) },
+  ];
+  assert.deepEqual(timeline(result, 600), [
+    { name: 'a', spans: [{ state: 'pending', from: 0, to: 1200 }] },
+    { name: 'b', spans: [{ state: 'pending', from: 0, to: 600 }, { state: 'firing', from: 600, to: 1800 }, { state: 'firing', from: 3000, to: 3600 }] },
+  ]);
+  assert.deepEqual(timeline([], 600), []);
+});
+
+test('only addresses of pages become links', () => {
+  const links = (text) => withLinks(text).filter((part, nth) => nth % 2);
+  assert.deepEqual(links('See https://a.example/b?c=1, (HTTP://d.example/e) and <https://f.example>.'), ['https://a.example/b?c=1', 'HTTP://d.example/e', 'https://f.example']);
+  assert.deepEqual(links(' https://a.example/b_(c) '), ['https://a.example/b_(c)']);
+  for (const text of ['javascript:alert(1)', 'data:text/html,https', 'https://', 'xhttps://a.example', 'ftp://a.example', '']) assert.deepEqual(links(text), [], text);
+  assert.equal(withLinks('a <b> https://c.example.').join(''), 'a <b> https://c.example.');
+});
+
+test('matchers of silences are read and written', () => {
+  for (const operator of ['=', '!=', '=~', '!~']) assert.equal(matcherText(matcherOf({ name: ' a ', operator, value: 'b "c"' })), `a${operator}"b \\"c\\""`);
+  assert.deepEqual(matcherOf({ name: 'a', operator: '!~', value: '' }), { name: 'a', value: '', isRegex: true, isEqual: false });
 });

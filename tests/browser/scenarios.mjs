@@ -197,6 +197,57 @@ export async function series({ open, url, args: [id], isAccessible }) {
   await other.locator('figure.chart canvas').waitFor();
 }
 
+export async function alerts({ open, url, args: [token], isAccessible }) {
+  const page = await open();
+  await page.goto(url);
+  await rows(page).first().waitFor();
+  // Every view says how many alerts fire.
+  const fires = page.locator('nav .count.bad');
+  await fires.waitFor();
+  await page.keyboard.press('l');
+  const listed = (name, state) => page.locator('.alerts li', { hasText: name }).filter({ hasText: state });
+  await listed('Busy', 'firing').getByText('<b>web-0</b> is busy').waitFor();
+  await listed('Waits', 'pending').waitFor();
+  // One that comes and goes is moved without a reload.
+  await listed('Flaps', 'firing').waitFor();
+  await listed('Flaps', 'resolved').waitFor();
+  await page.locator('.week a', { hasText: 'Busy' }).getByRole('img', { name: /^firing from .* to now$/ }).waitFor();
+  await isAccessible(page);
+  await page.keyboard.press('/');
+  await until(page, () => document.activeElement?.id === 'search');
+  await page.keyboard.type('BUSY workload=web');
+  await listed('Waits', 'pending').waitFor({ state: 'detached' });
+  // One alert, with the number that its expression is held against.
+  await listed('Busy', 'firing').getByRole('link').click();
+  await page.getByRole('heading', { name: 'Busy' }).waitFor();
+  await page.locator('figure.chart canvas').waitFor();
+  await page.locator('.legend', { hasText: 'threshold >= 0' }).waitFor();
+  await page.getByRole('link', { name: 'https://example.org/busy', exact: true }).waitFor();
+  assert.equal(await page.locator('main article p b b').count(), 0);
+  const other = await open();
+  await other.goto(page.url());
+  await other.locator('figure.chart canvas').waitFor();
+  // It is silenced, for all instances of its workload, and the silence is ended.
+  await page.getByRole('button', { name: 'Silence …' }).click();
+  await page.getByRole('button', { name: 'Remove id' }).click();
+  await page.getByRole('button', { name: '1d' }).click();
+  await page.getByLabel('Comment').fill('<i>planned</i>');
+  await isAccessible(page);
+  await page.getByRole('button', { name: 'Silence', exact: true }).click();
+  await page.getByLabel('Write token').fill(token);
+  await page.getByRole('button', { name: 'Use' }).click();
+  await page.getByRole('button', { name: 'Silence', exact: true }).click();
+  await page.locator('.alerts li', { hasText: '<i>planned</i>' }).filter({ hasText: 'active' }).waitFor();
+  await page.locator('.bar .label', { hasText: 'silenced' }).waitFor();
+  await isAccessible(page);
+  await page.getByRole('button', { name: /^End alertname="Busy"/ }).click();
+  await page.locator('.bar .label', { hasText: 'silenced' }).waitFor({ state: 'detached' });
+  // What the history shows leads to the alert, too.
+  await page.keyboard.press('l');
+  await page.locator('.week a', { hasText: 'Waits' }).click();
+  await page.getByRole('heading', { name: 'Waits' }).waitFor();
+}
+
 export async function restart({ open, url, args: [id], turn, away }) {
   const page = await open();
   await page.goto(`${url}/#/instance/${id}?range=30m`);
@@ -268,7 +319,7 @@ export async function narrow({ open, url, args: [id], isAccessible }) {
   await page.goto(url);
   await rows(page).first().waitFor();
   await fits('the list');
-  for (const [view, text] of [[`instance/${id}`, 'CPU'], ['application', 'Channels'], ['explore?expr=up', 'up'], ['explore?expr=up&show=table', 'value'], ['plugins', 'procfs'], ['plugins/procfs', 'Grants'], ['system', 'Shared pools'], [`compare?instance=${id}`, 'CPU']]) {
+  for (const [view, text] of [[`instance/${id}`, 'CPU'], ['application', 'Channels'], ['explore?expr=up', 'up'], ['explore?expr=up&show=table', 'value'], ['alerts', 'how alerts work'], ['plugins', 'procfs'], ['plugins/procfs', 'Grants'], ['system', 'Shared pools'], [`compare?instance=${id}`, 'CPU']]) {
     await page.goto(`${url}/#/${view}`);
     await page.getByText(text, { exact: true }).first().waitFor();
     await fits(view);
@@ -284,6 +335,8 @@ export async function keyboard({ open, url }) {
   await page.keyboard.press('Escape');
   await page.keyboard.press('p');
   await page.getByRole('heading', { name: 'Plugins' }).waitFor();
+  await page.keyboard.press('l');
+  await page.getByRole('heading', { name: 'Alerts' }).waitFor();
   await page.keyboard.press('i');
   await rows(page).first().waitFor();
   await page.keyboard.press('/');

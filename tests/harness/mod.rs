@@ -1,5 +1,6 @@
 //! Helpers for tests: a running host, a client that shows every byte, and the guests' components.
 
+mod alerting;
 mod browser;
 pub(crate) mod client;
 mod collector;
@@ -12,6 +13,7 @@ mod server;
 mod servers;
 mod wall_clock;
 
+pub(crate) use alerting::{Measured, Received, Receiver};
 pub(crate) use browser::Browser;
 pub(crate) use client::{EventStream, Response, connect_from, request, send, stream};
 pub(crate) use collector::{Collector, attribute};

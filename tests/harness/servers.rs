@@ -43,6 +43,11 @@ impl Server {
     /// Starts Alertmanager; none where it finds no templates. They must be at a fixed path, to which only a process that
     /// may mount can bring them.
     pub(crate) fn alertmanager() -> Option<Self> {
+        Self::alertmanager_with("route: { receiver: none }\nreceivers: [{ name: none }]\n")
+    }
+
+    /// Does the same with a configuration.
+    pub(crate) fn alertmanager_with(config: &str) -> Option<Self> {
         const SHARED: &str = "/usr/share";
         let program = tool("prometheus-alertmanager");
         let unpacked = unpacked().join("usr/share");
@@ -59,8 +64,7 @@ impl Server {
             command
         };
         let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("config.yml"), "route: { receiver: none }\nreceivers: [{ name: none }]\n")
-            .unwrap();
+        fs::write(folder.path().join("config.yml"), config).unwrap();
         command.args(["--web.listen-address=127.0.0.1:0", "--cluster.listen-address="]);
         command.arg("--config.file").arg(folder.path().join("config.yml")).arg("--storage.path").arg(folder.path());
         Some(Self::start(command, folder))

@@ -4,9 +4,10 @@ use crate::targets::{Target, targets};
 use crate::webhook::Webhook;
 use dropsonde_engine::Engine;
 use dropsonde_model::text;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// The time between two looks at the files that list Alertmanagers.
@@ -17,13 +18,14 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Deliveries {
     engine: Arc<Engine>,
     running: Mutex<Option<Running>>,
+    /// The names of the Alertmanagers that are told.
+    alertmanagers: Arc<StdMutex<BTreeSet<String>>>,
 }
 
 #[derive(Debug)]
 struct Running {
     options: DeliveryOptions,
-    /// Dropping them stops them.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// The Alertmanagers that are told.
@@ -31,26 +33,33 @@ struct Alertmanagers {
     engine: Arc<Engine>,
     options: DeliveryOptions,
     tasks: JoinSet<()>,
-    running: BTreeMap<String, (Target, AbortHandle)>,
+    /// By URL.
+    running: BTreeMap<String, AbortHandle>,
+    /// The names of all that were told before, also by an earlier configuration.
+    names: Arc<StdMutex<BTreeSet<String>>>,
     /// What is wrong with files of targets.
     failures: BTreeMap<String, String>,
 }
 
 impl Deliveries {
-    /// Starts sending. Must be called in a tokio runtime.
-    pub fn start(engine: Arc<Engine>, options: DeliveryOptions) -> Self {
-        let deliveries = Self { engine, running: Mutex::new(None) };
-        deliveries.reconfigure(options);
+    /// Starts sending.
+    pub async fn start(engine: Arc<Engine>, options: DeliveryOptions) -> Self {
+        let deliveries = Self { engine, running: Mutex::new(None), alertmanagers: Arc::default() };
+        deliveries.reconfigure(options).await;
         deliveries
     }
 
     /// Sends to others from now on. Who is told by both configurations is told nothing twice.
-    pub fn reconfigure(&self, options: DeliveryOptions) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+    pub async fn reconfigure(&self, options: DeliveryOptions) {
+        let mut running = self.running.lock().await;
         if running.as_ref().is_some_and(|running| running.options == options) {
             return;
         }
-        let before = running.take();
+        let mut before = running.take();
+        if let Some(before) = &mut before {
+            // What they keep is complete before others read it.
+            before.tasks.shutdown().await;
+        }
         let mut tasks = JoinSet::new();
         let names = |options: &DeliveryOptions| -> Vec<String> {
             options.webhooks.iter().map(|webhook| webhook.name()).collect()
@@ -61,8 +70,6 @@ impl Deliveries {
             self.engine.remotes.forget(&name);
             self.engine.metrics.remotes.forget(&name);
         }
-        // The old tasks stop before new ones read what they kept.
-        drop(before);
         for config in &options.webhooks {
             let (engine, config, data) = (self.engine.clone(), config.clone(), options.data_dir.clone());
             tasks.spawn(async move {
@@ -81,10 +88,11 @@ impl Deliveries {
             options: options.clone(),
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
+            names: self.alertmanagers.clone(),
             failures: BTreeMap::new(),
         };
         tasks.spawn(alertmanagers.run());
-        *running = Some(Running { options, _tasks: tasks });
+        *running = Some(Running { options, tasks });
     }
 }
 
@@ -115,16 +123,21 @@ impl Alertmanagers {
     }
 
     fn follow(&mut self, found: Vec<Target>) {
-        let Self { engine, running, .. } = self;
-        running.retain(|url, (target, task)| {
+        self.running.retain(|url, task| {
             let stays = found.iter().any(|found| found.url == *url);
             if !stays {
                 task.abort();
-                engine.remotes.forget(&target.name);
-                engine.metrics.remotes.forget(&target.name);
             }
             stays
         });
+        let names: BTreeSet<String> = found.iter().map(|target| target.name.clone()).collect();
+        let mut told = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in told.difference(&names) {
+            self.engine.remotes.forget(gone);
+            self.engine.metrics.remotes.forget(gone);
+        }
+        *told = names;
+        drop(told);
         for target in found {
             if self.running.contains_key(&target.url) {
                 continue;
@@ -137,7 +150,7 @@ impl Alertmanagers {
                     Err(error) => fails_always(&engine, &name, &error).await,
                 }
             });
-            self.running.insert(target.url.clone(), (target, task));
+            self.running.insert(target.url, task);
         }
     }
 

@@ -21,6 +21,7 @@ const KEYS = [
   ['i', 'instances'],
   ['a', 'application'],
   ['e', 'explore'],
+  ['l', 'alerts'],
   ['p', 'plugins'],
   ['s', 'system'],
   ['t', 'light, dark, or as the system prefers'],
@@ -34,18 +35,20 @@ const VIEWS = [
   ['Instances', []],
   ['Application', ['application']],
   ['Explore', ['explore']],
+  ['Alerts', ['alerts']],
   ['Plugins', ['plugins']],
   ['System', ['system']],
 ];
 
+const loadAlerts = () => import('./views/alerts.js');
 const loadCompare = () => import('./views/compare.js');
 const loadExplore = () => import('./views/explore.js');
 
 /** Whether the user logged in; the cookie itself is not for scripts. */
 const hasSession = 'session' in document.getElementById('app').dataset;
 
-/** Returns the view that a route names, and the entry of the navigation that it belongs to. */
-function view({ parts, params }, intervals) {
+/** Returns the view that a route names, and the entry of the navigation that it belongs to. `recount`: counts what fires again. */
+function view({ parts, params }, intervals, recount) {
   switch (parts[0]) {
     case undefined:
       return ['Instances', html`<${Overview} params=${params} intervals=${intervals} />`];
@@ -57,6 +60,8 @@ function view({ parts, params }, intervals) {
       return ['Application', html`<${Application} params=${params} />`];
     case 'explore':
       return ['Explore', html`<${Later} load=${loadExplore} name="Explore" params=${params} />`];
+    case 'alerts':
+      return ['Alerts', html`<${Later} load=${loadAlerts} name="Alerts" alert=${parts[1]} params=${params} recount=${recount} />`];
     case 'plugins':
       return ['Plugins', html`<${Plugins} key=${parts[1]} name=${parts[1]} />`];
     case 'system':
@@ -93,13 +98,15 @@ function App() {
   const route = useRoute();
   const health = usePolled('/health', SHELL_MS);
   const plugins = usePolled('/v1/plugins', SHELL_MS);
+  const firing = usePolled('/v1/alerts?state=firing', SHELL_MS);
   const [, draw] = useState(0);
   const again = () => draw((number) => number + 1);
   const dialog = useRef();
   const known = JSON.stringify((plugins.data ?? []).map((one) => [one.name, one.interval_seconds]));
   const intervals = useMemo(() => Object.fromEntries(JSON.parse(known)), [known]);
   const bad = (plugins.data ?? []).filter((one) => ['failed', 'quarantined', 'backoff'].includes(one.state)).length;
-  const [current, content] = view(route, intervals);
+  const fires = (firing.data ?? []).filter((one) => !one.silenced_by).length;
+  const [current, content] = view(route, intervals, firing.again);
   const switchZone = () => {
     setUtc(!isUtc());
     again();
@@ -124,6 +131,7 @@ function App() {
         i: () => go(link([])),
         a: () => go(link(['application'])),
         e: () => go(link(['explore'])),
+        l: () => go(link(['alerts'])),
         p: () => go(link(['plugins'])),
         s: () => go(link(['system'])),
         t: switchTheme,
@@ -148,6 +156,7 @@ function App() {
       <a class="brand" href="#/">Dropsonde</a>
       <nav aria-label="Views">${VIEWS.map(([name, parts]) => html`<a href=${link(parts)} aria-current=${name === current ? 'page' : undefined}>
         ${name}${name === 'Plugins' && bad > 0 && html` <span class="count bad" title="plugins with trouble">${bad}</span>`}
+        ${name === 'Alerts' && fires > 0 && html` <span class="count bad" title="alerts that fire and are not silenced">${fires}</span>`}
         ${name === 'System' && health.data && health.data.status !== 'healthy' && html` <${State} is=${health.data.status} />`}
       </a>`)}<a href="/docs">Handbook</a></nav>
       <div class="tools">

@@ -84,7 +84,7 @@ mod tests {
     const MOST: usize = 60_000;
 
     /// The same of what it loads when a view is opened.
-    const MOST_LATER: usize = 10_000;
+    const MOST_LATER: usize = 20_000;
 
     #[test]
     fn the_dashboard_is_small() {

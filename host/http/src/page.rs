@@ -5,12 +5,13 @@ use super::AppState;
 use super::blocking::off_thread;
 use super::error::{ApiError, PathSegment};
 use super::login::sessions;
+use super::range_query::QueryParameters;
 use crate::App;
 use crate::dashboard;
 use crate::handbook;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use dropsonde_engine::json;
 use dropsonde_engine::tracked::{InstanceState, TrackedInstance};
 use dropsonde_model::nearest::nearest;
@@ -49,6 +50,14 @@ pub(crate) async fn index(State(app): AppState, headers: HeaderMap) -> Response 
         Ok(html) => (own, Html(html)).into_response(),
         Err(error) => error.into_response(),
     }
+}
+
+/// Leads a link that Prometheus would have made to the view in which its expression can be looked at.
+pub(crate) async fn graph(RawQuery(query): RawQuery) -> Redirect {
+    let parameters = QueryParameters::parse(query.as_deref());
+    let expr = parameters.one("g0.expr").unwrap_or_default();
+    let expr = utf8_percent_encode(expr, NON_ALPHANUMERIC);
+    Redirect::to(&format!("/#/explore?expr={expr}"))
 }
 
 /// Lists the pages of the handbook.

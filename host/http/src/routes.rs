@@ -28,6 +28,7 @@ const LOGIN: &str = "/login";
 const LOGOUT: &str = "/logout";
 const OPENAPI: &str = "/openapi.json";
 const FEDERATE: &str = "/federate";
+const GRAPH: &str = "/graph";
 
 /// How long a browser may remember that a page of another origin is allowed.
 const CORS_MAX_AGE: Duration = Duration::from_secs(600);
@@ -84,7 +85,7 @@ pub(super) struct Operation {
 /// Returns whether the API has a path, so that the configuration cannot give it to another operation.
 pub fn is_reserved_path(path: &str) -> bool {
     let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI | FEDERATE)
+    matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI | FEDERATE | GRAPH)
         || owns("/assets")
         || owns("/docs")
         || owns("/v1")
@@ -104,6 +105,7 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get(HEALTH, ANYONE, health::health),
         get(READY, ANYONE, health::ready),
         get("/assets/{version}/{file}", ANYONE, dashboard::asset),
+        get(GRAPH, ANYONE, page::graph).taking(&["g0.expr", "g0.tab", "g0.range_input", "g0.end_input"]),
         get("/docs", ANYONE, page::handbook),
         get("/docs/{page}", ANYONE, page::of_handbook),
         get(OPENAPI, ANYONE, move || ready(json_bytes(document.clone()))),

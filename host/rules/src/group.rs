@@ -168,6 +168,13 @@ impl RunningGroup {
         }
     }
 
+    /// Holds alerts that are held at a time until a later time.
+    pub fn hold_on(&mut self, at_ms: i64, until_ms: i64) {
+        if at_ms < self.held_until_ms {
+            self.held_until_ms = self.held_until_ms.max(until_ms);
+        }
+    }
+
     /// Evaluates all rules at a time, and writes what they make. Returns those that failed.
     pub fn evaluate(&mut self, at_ms: i64, storage: &dyn Storage, settings: &RuleSettings) -> Vec<RuleFailure> {
         let mut failures = Vec::new();

@@ -153,6 +153,12 @@ impl Plugins {
         self.all.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    /// Returns whether a plugin that was there at the start is still being loaded.
+    pub fn is_starting(&self) -> bool {
+        let pending = |state| matches!(state, PluginState::Loading | PluginState::Compiling);
+        self.list().iter().any(|plugin| plugin.is_of_start && pending(plugin.state()))
+    }
+
     /// Returns all plugins, sorted by name.
     pub fn list(&self) -> Vec<Arc<PluginStatus>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()

@@ -3,8 +3,8 @@
 use super::GroupId;
 use super::history_storage::{GroupSeries, HistoryStorage};
 use super::report::{AlertChange, GroupReport, ListedAlert};
-use crate::Engine;
 use crate::series::PromqlSource;
+use crate::{Engine, Options};
 use dropsonde_promql::Settings;
 use dropsonde_rules::{Alert, AlertState, RuleFailure, RuleGroup, RuleSettings, RunningGroup};
 use dropsonde_store::InvalidInstanceId;
@@ -17,8 +17,8 @@ use tokio::sync::{Semaphore, watch};
 /// The longest time between two looks at the clock: somebody may set it.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The least time after a start in which no alert is resolved.
-const LEAST_HELD: Duration = Duration::from_secs(10);
+/// The least time after a start in which no alert is resolved, in milliseconds.
+const LEAST_HELD_MS: i64 = 10_000;
 
 /// A group that is evaluated.
 #[derive(Debug)]
@@ -59,9 +59,7 @@ impl GroupTask {
         match before {
             Some(before) => running.take_over(before),
             None => {
-                let slowest_ms = options.intervals().into_iter().max().unwrap_or_default().as_millis();
-                let held_ms = 3 * interval_ms.max(i64::try_from(slowest_ms).unwrap_or(i64::MAX / 4));
-                let held_ms = held_ms.max(LEAST_HELD.as_millis() as i64);
+                let held_ms = held_ms(&options, interval_ms);
                 running.restore(engine.rules.state.of_group(&id), engine.clock.now_ms().saturating_add(held_ms));
             }
         }
@@ -175,6 +173,9 @@ impl GroupTask {
         };
         let before = alerts(&state.running);
         let GroupState { running, series, .. } = &mut *state;
+        if engine.plugins.is_starting() {
+            running.hold_on(at_ms, at_ms.saturating_add(held_ms(&options, self.interval_ms)));
+        }
         let storage = HistoryStorage {
             source: PromqlSource::new(engine, options.query.max_series),
             engine,
@@ -221,6 +222,12 @@ impl GroupTask {
         }
         state.failing = failures;
     }
+}
+
+/// Returns how long after a start no alert is resolved: until its series are there again.
+fn held_ms(options: &Options, interval_ms: i64) -> i64 {
+    let polls_ms = i64::try_from(options.poll.interval.get().as_millis()).unwrap_or(i64::MAX);
+    interval_ms.max(polls_ms).saturating_mul(3).max(LEAST_HELD_MS)
 }
 
 /// The alerts of a group by the number of their rule and their labels.

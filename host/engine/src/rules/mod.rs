@@ -23,6 +23,7 @@ pub use silences::{InvalidSilence, NewSilence, Silence, SilenceMatcher, Silences
 pub(crate) use supervisor::supervise;
 
 use crate::Options;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use state_log::StateLog;
 use std::collections::BTreeMap;
 use std::io;
@@ -36,6 +37,9 @@ pub const INSTANCE_OF_RULES: &str = "dropsonde:rules";
 
 /// The most changes of alerts that a reader can be behind.
 const CHANGES: usize = 4096;
+
+/// The characters that are escaped in a query string, as Go does it.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The identity of a group: its file and its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,6 +169,6 @@ impl std::fmt::Display for RuleFileFailure {
 /// Returns the address of a page on which an expression is shown.
 pub fn generator_url(options: &Options, expr: &str) -> String {
     let base = options.rules.external_url.trim_end_matches('/');
-    let expr = percent_encoding::utf8_percent_encode(expr, percent_encoding::NON_ALPHANUMERIC);
+    let expr = utf8_percent_encode(expr, ESCAPED);
     format!("{base}/graph?g0.expr={expr}&g0.tab=1")
 }

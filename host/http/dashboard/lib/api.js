@@ -8,11 +8,11 @@ export class RequestError extends Error {
   }
 }
 
-/** The admin token that the user entered. It is kept in memory alone, and is gone when the page is. */
-let adminToken = '';
+/** The token for changes that the user entered. It is kept in memory alone, and is gone when the page is. */
+let ownToken = '';
 
-export const setAdminToken = (token) => (adminToken = token.trim());
-export const hasAdminToken = () => adminToken !== '';
+export const setToken = (token) => (ownToken = token.trim());
+export const hasToken = () => ownToken !== '';
 
 /** How far the host's clock is ahead of this machine's, in milliseconds. */
 let clockAhead = 0;
@@ -108,10 +108,10 @@ export const get = (url, signal) => json(url, signal, PATIENCE_MS);
 /** Asks the query API of Prometheus with a form, in which an expression may be long. Returns `{data, warnings, infos}`. */
 export const ask = (url, form, signal) => json(url, signal, QUERY_PATIENCE_MS, { method: 'POST', body: new URLSearchParams(form) });
 
-/** Sends a change, with the admin token. Returns the JSON of the answer, if it has any. */
+/** Sends a change, with the user's token. Returns the JSON of the answer, if it has any. */
 export async function change(method, url, body, type) {
   const headers = { accept: 'application/json' };
-  if (adminToken) headers.authorization = `Bearer ${adminToken}`;
+  if (ownToken) headers.authorization = `Bearer ${ownToken}`;
   if (type) headers['content-type'] = type;
   const answer = await request(url, { method, headers, body });
   const text = await answer.text();

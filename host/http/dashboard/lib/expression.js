@@ -15,7 +15,7 @@ const NAME = /[A-Za-z_:][\w:]*/y;
 const NUMBER = /[\d.][\w.]*/y;
 
 /** Returns where a text in quotes ends, behind its closing quote; or nothing if it has no end. */
-function quotedEnd(text, start) {
+export function quotedEnd(text, start) {
   for (let at = start + 1; at < text.length; at += 1) {
     if (text[at] === '\\' && text[start] !== '`') at += 1;
     else if (text[at] === text[start]) return at + 1;

@@ -80,11 +80,12 @@ export function useChecked(text) {
 }
 
 /**
- * Computes an expression, and again as time goes on. `isTable`: its values at the end of the window, else those in it.
+ * Computes an expression, and again as time goes on. `isTable`: its values at the end of the window, else those in it,
+ * with so many `points` at most.
  *
  * Returns `{data, warnings, infos, error, isAsking, steps, again}`. After an error, the values are what was there before.
  */
-export function useAnswer(expr, shown, isTable) {
+export function useAnswer(expr, shown, isTable, points = POINTS) {
   const key = JSON.stringify([expr, shown, isTable]);
   const [known, setKnown] = useState({});
   const asked = useRef(() => {});
@@ -98,7 +99,7 @@ export function useAnswer(expr, shown, isTable) {
       if (document.hidden || isUnderWay) return;
       isUnderWay = true;
       const until = shown.isFixed ? shown.until : hostNow() / 1000;
-      const steps = stepsOf(until - shown.seconds, until, POINTS);
+      const steps = stepsOf(until - shown.seconds, until, points);
       try {
         const answer = isTable
           ? await ask('/api/v1/query', { query: expr, time: until }, controller.signal)

@@ -46,6 +46,18 @@ export const dateInZone = (seconds) => {
   return new Date(date.getTime() + date.getTimezoneOffset() * 60_000);
 };
 
+/** Returns the midnights in a window, in the zone that is chosen. */
+export function midnights(since, until) {
+  const day = new Date(since * 1000);
+  const found = [];
+  for (;;) {
+    if (isUtc()) day.setUTCHours(24, 0, 0, 0);
+    else day.setHours(24, 0, 0, 0);
+    if (day >= until * 1000) return found;
+    found.push(day / 1000);
+  }
+}
+
 /** Writes how long something is ago: `12 s`, `5 min`. */
 export function age(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));

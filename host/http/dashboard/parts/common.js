@@ -7,10 +7,10 @@ import { setParams } from '../lib/route.js';
 
 /** A state in words, with a mark whose shape differs, too. */
 const MARKS = {
-  live: '●', running: '●', healthy: '●', applied: '●',
+  live: '●', running: '●', healthy: '●', applied: '●', resolved: '●', active: '●',
   paused: '❚❚', loading: '◌', compiling: '◌', starting: '◌', 'no data yet': '◌', waiting: '◌',
-  stale: '▲', backoff: '▲', degraded: '▲', draining: '▲', lost: '▲', restart: '▲',
-  ended: '■', failed: '✖', quarantined: '✖',
+  stale: '▲', backoff: '▲', degraded: '▲', draining: '▲', lost: '▲', restart: '▲', pending: '▲',
+  ended: '■', expired: '■', failed: '✖', quarantined: '✖', firing: '✖',
 };
 const KINDS = { '●': 'good', '▲': 'warn', '✖': 'bad' };
 

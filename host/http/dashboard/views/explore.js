@@ -5,7 +5,7 @@ import { query } from '../lib/api.js';
 import { commonOf, mistakeOf, seriesText } from '../lib/expression.js';
 import { useAnswer, useChecked, useKnown } from '../lib/promql.js';
 import { earlierQueries, forgetQueries, keepQuery } from '../lib/queries.js';
-import { setParams } from '../lib/route.js';
+import { link, setParams } from '../lib/route.js';
 import { timeText, windowOf } from '../lib/time.js';
 import { zoomBack, zoomTo } from '../lib/zoom.js';
 import { Chart } from '../parts/chart.js';
@@ -34,15 +34,36 @@ function linesOf(result, { start, end, step }) {
 /** Answers of one value are a result without labels. */
 const seriesOf = ({ resultType, result }) => (['scalar', 'string'].includes(resultType) ? [{ metric: {}, value: result }] : result);
 
-export function Lines({ answer, expr }) {
+/** `limit`: a line that all others are held against, `{label, value}`. */
+function Lines({ answer, expr, limit }) {
   const { data, steps, range } = answer;
-  const lines = useMemo(() => linesOf(data.result.slice(0, MOST_LINES), steps), [data, steps]);
+  const lines = useMemo(() => {
+    const own = linesOf(data.result.slice(0, MOST_LINES), steps);
+    const [times] = own[0].table;
+    return limit ? [...own, { label: limit.label, table: [times, times.map(() => limit.value)], isLimit: true }] : own;
+  }, [data, steps, limit?.label, limit?.value]);
   // A name that all series have says the unit.
   const field = commonOf([data.result[0].metric, ...data.result.map(({ metric }) => metric)]).__name__ ?? '';
   const json = `/api/v1/query_range${query({ query: expr, ...steps })}`;
   return html`
     ${data.result.length > MOST_LINES && html`<p class="quiet">The first ${MOST_LINES} of ${data.result.length} series are drawn. <code>topk</code> or a label narrows them; the table lists more.</p>`}
     <${Chart} name=${expr} lines=${lines} field=${field} range=${() => range} onZoom=${zoomTo} onBack=${zoomBack} json=${json} />`;
+}
+
+/**
+ * The chart of an expression outside of Explore. `first(labels)`: whether a series comes before others. `whole`: the
+ * expression that the link shows, if another one. `limit`: see `Lines`.
+ */
+export function Asked({ expr, shown, limit, first = () => false, whole = expr }) {
+  const answer = useAnswer(expr, shown, false);
+  const { data } = answer;
+  const sorted = useMemo(() => data && { result: [...data.result].sort((a, b) => first(b.metric) - first(a.metric)) }, [data]);
+  return html`
+    <${Problem} error=${answer.error} what="The host cannot answer" />
+    ${answer.isAsking && !data && html`<${Loading} what="values" />`}
+    ${data?.result.length === 0 && html`<p>No series has a value in this window.</p>`}
+    ${data?.result.length > 0 && html`<${Lines} answer=${{ ...answer, data: sorted }} expr=${expr} limit=${limit} />`}
+    <p><a href=${link(['explore'], { expr: whole, range: shown.range, since: shown.since, until: shown.until })}>Explore this expression</a></p>`;
 }
 
 function Rows({ answer, expr }) {

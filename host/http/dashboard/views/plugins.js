@@ -1,11 +1,12 @@
 // Plugins: how they do, what they use, what they may do, and what they lack.
 
-import { html, useEffect, useRef, useState } from '../lib/html.js';
-import { change, hasAdminToken, hostNow, path, setAdminToken } from '../lib/api.js';
+import { html, useRef, useState } from '../lib/html.js';
+import { hasToken, hostNow, path } from '../lib/api.js';
 import { useClock, usePolled } from '../lib/polled.js';
 import { count, duration, size, title } from '../lib/units.js';
 import { age, timeText } from '../lib/time.js';
 import { link } from '../lib/route.js';
+import { Result, TokenForm, useChange } from '../parts/change.js';
 import { Heading, Loading, Meter, Paste, Problem, State } from '../parts/common.js';
 
 const POLL_MS = 3000;
@@ -18,48 +19,6 @@ const ahead = (text) => {
   const ms = Date.parse(text) - hostNow();
   return ms > 0 ? `in ${age(ms)}` : 'now';
 };
-
-const focused = (input) => input?.focus();
-
-/** Asks for the admin token, once for this page. */
-function AdminForm({ onDone }) {
-  const onSubmit = (event) => {
-    event.preventDefault();
-    setAdminToken(new FormData(event.currentTarget).get('token'));
-    onDone();
-  };
-  return html`<form class="admin" onSubmit=${onSubmit}>
-    <label>Admin token <input ref=${focused} type="password" name="token" autocomplete="off" required /></label> <button>Use</button>
-    <small>It is in <code>admin.token</code> in the host's data directory. This page forgets it when it is closed.</small>
-  </form>`;
-}
-
-/** Runs changes one at a time, and keeps what came of the last one. */
-function useChange(again) {
-  const [result, setResult] = useState({});
-  const run = async (what, method, url, body, type) => {
-    setResult({ what, isUnderWay: true });
-    try {
-      const answer = await change(method, url, body, type);
-      setResult({ what, answer });
-      return true;
-    } catch (error) {
-      // A token that was refused is not used again.
-      if (error.status === 401) setAdminToken('');
-      setResult({ what, error });
-      return false;
-    } finally {
-      again();
-    }
-  };
-  return [result, run];
-}
-
-function Result({ result }) {
-  if (!result.what) return null;
-  if (result.error) return html`<div class="problem" role="alert"><b>${result.what} was refused.</b> <pre>${result.error.message}</pre></div>`;
-  return html`<p role="status">${result.what}: ${result.isUnderWay ? 'under way …' : result.answer?.state ? `the plugin is ${result.answer.state}` : 'done'}</p>`;
-}
 
 function Upload({ run, names }) {
   const [isOver, setOver] = useState(false);
@@ -112,13 +71,13 @@ function Grants({ plugin }) {
   </section>`;
 }
 
-function Detail({ name, run, result, askToken, needsToken }) {
+function Detail({ name, run, result }) {
   const { data: plugin, error } = usePolled(path('v1', 'plugins', name), POLL_MS);
   useClock(1000);
   const dialog = useRef();
   if (error && (!plugin || error.status === 404)) return html`<${Heading} title=${name} /><${Result} result=${result} /><${Problem} error=${error} what=${`The plugin ${name} cannot be shown`} />`;
   if (!plugin) return html`<${Loading} what=${name} />`;
-  const act = (what, verb, method = 'POST') => () => (needsToken() ? askToken() : run(what, method, path('v1', 'plugins', name, ...verb)));
+  const act = (what, verb, method = 'POST') => () => run(what, method, path('v1', 'plugins', name, ...verb));
   const { limits } = plugin;
   return html`<article class="plugin">
     <div class="bar">
@@ -190,22 +149,16 @@ function List({ plugins }) {
 export function Plugins({ name }) {
   const { data: plugins, error, again } = usePolled('/v1/plugins', POLL_MS);
   useClock(1000);
-  const [result, run] = useChange(again);
-  const [asks, setAsks] = useState(false);
-  useEffect(() => {
-    if (result.error?.status === 401 || result.error?.status === 403) setAsks(true);
-  }, [result]);
-  const needsToken = () => !hasAdminToken();
-  const askToken = () => setAsks(true);
+  const { result, run, asks, setAsks } = useChange(again);
   return html`<section class="plugins-view">
     ${!name && html`<div class="bar"><${Heading} title="Plugins" />
-      <button aria-expanded=${asks} onClick=${() => setAsks(!asks)}>${hasAdminToken() ? 'Other admin token' : 'Admin token'}</button></div>`}
-    ${asks && html`<${AdminForm} onDone=${() => setAsks(false)} />`}
+      <button aria-expanded=${asks} onClick=${() => setAsks(!asks)}>${hasToken() ? 'Other admin token' : 'Admin token'}</button></div>`}
+    ${asks && html`<${TokenForm} right="admin" onDone=${() => setAsks(false)} />`}
     <${Problem} error=${error} what="The plugins are not up to date" />
     ${name
-      ? html`<${Detail} key=${name} name=${name} run=${run} result=${result} askToken=${askToken} needsToken=${needsToken} />`
+      ? html`<${Detail} key=${name} name=${name} run=${run} result=${result} />`
       : html`<${Result} result=${result} />
         ${!plugins && !error && html`<${Loading} what="plugins" />`}
-        ${plugins && html`<${List} plugins=${plugins} /><${Upload} run=${(...all) => (needsToken() ? askToken() : run(...all))} names=${plugins.map((one) => one.name)} />`}`}
+        ${plugins && html`<${List} plugins=${plugins} /><${Upload} run=${run} names=${plugins.map((one) => one.name)} />`}`}
   </section>`;
 }

@@ -3,11 +3,10 @@
 import { html, useMemo, useState } from '../lib/html.js';
 import { query } from '../lib/api.js';
 import { usePolled } from '../lib/polled.js';
-import { useAnswer } from '../lib/promql.js';
-import { link, setParams } from '../lib/route.js';
+import { setParams } from '../lib/route.js';
 import { windowOf } from '../lib/time.js';
 import { Loading, Problem } from '../parts/common.js';
-import { Lines } from './explore.js';
+import { Asked } from './explore.js';
 
 const LIST_MS = 30_000;
 
@@ -35,17 +34,6 @@ function expressionOf({ name, kind }, id) {
   return grows ? `rate(${selector}[5m])` : selector;
 }
 
-function Chosen({ expr, shown }) {
-  const answer = useAnswer(expr, shown, false);
-  const results = answer.data?.result;
-  return html`
-    <${Problem} error=${answer.error} what="The host cannot answer" />
-    ${answer.isAsking && !results && html`<${Loading} what="values" />`}
-    ${results?.length === 0 && html`<p>No series has a value in this window.</p>`}
-    ${results?.length > 0 && html`<${Lines} answer=${answer} expr=${expr} />`}
-    <p><a href=${link(['explore'], { expr, range: shown.range, since: shown.since, until: shown.until })}>Explore this expression</a></p>`;
-}
-
 export function Series({ id, params }) {
   const shown = windowOf(params);
   const chosen = params.get('series') ?? '';
@@ -66,5 +54,5 @@ export function Series({ id, params }) {
         <button aria-pressed=${name === chosen} onClick=${() => setParams({ series: name === chosen ? undefined : name })}><code>${name}</code>${count > 1 && html` <small>${count}</small>`}</button>
       </li>`)}</ul>
       ${found.length > MOST_OFFERED && html`<p class="quiet">The first ${MOST_OFFERED} of ${found.length} metrics are offered; type a part of the name.</p>`}`}
-    ${metric && html`<${Chosen} expr=${expressionOf(metric, id)} shown=${shown} />`}`;
+    ${metric && html`<${Asked} expr=${expressionOf(metric, id)} shown=${shown} />`}`;
 }

@@ -1,0 +1,150 @@
+//! What alerts are about and who is told of them: values that a test sets, and a server that keeps what it gets.
+
+use super::MadeServer;
+use super::host::wait_until;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// Series that a test sets, and that the host scrapes.
+pub(crate) struct Measured {
+    server: MadeServer,
+    text: Arc<Mutex<String>>,
+}
+
+impl Measured {
+    /// `text` is an exposition.
+    pub(crate) fn start(text: &str) -> Self {
+        let text = Arc::new(Mutex::new(text.to_owned()));
+        let shown = text.clone();
+        Self { server: MadeServer::start(move |_, _| (200, shown.lock().unwrap().clone())), text }
+    }
+
+    pub(crate) fn set(&self, text: &str) {
+        *self.text.lock().unwrap() = text.to_owned();
+    }
+
+    /// Returns the part of the configuration with which a host scrapes it five times a second.
+    pub(crate) fn config(&self) -> String {
+        format!(
+            "poll.interval = '200ms'\nexternal_name = 'me'\n[plugins.procfs]\ninterval = '1h'\n\
+             [[plugins.scrape.config.targets]]\nid = 'app'\nurl = '{}'\nkeep = 'all'\n",
+            self.server.url("/m")
+        )
+    }
+}
+
+/// A request to a [`Receiver`].
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// Lines, with the names in lower case.
+    pub(crate) headers: Vec<String>,
+    pub(crate) body: String,
+}
+
+/// The answer of a [`Receiver`]: a status, and further header lines.
+type Answer = (u16, String);
+
+/// A server that keeps what it gets. It ends with the test run.
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
+    received: Arc<Mutex<Vec<Received>>>,
+    answer: Arc<Mutex<Answer>>,
+}
+
+impl Received {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+impl Receiver {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let received = Arc::<Mutex<Vec<Received>>>::default();
+        let answer = Arc::new(Mutex::new((200, String::new())));
+        let (kept, said) = (received.clone(), answer.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (kept, said) = (kept.clone(), said.clone());
+                // An error means that the client closed the connection.
+                std::thread::spawn(move || keep(&stream, &kept, &said).ok());
+            }
+        });
+        Self { address, received, answer }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Answers all further requests with a status and further header lines. Status 0: not at all.
+    pub(crate) fn answer(&self, status: u16, headers: &str) {
+        *self.answer.lock().unwrap() = (status, headers.to_owned());
+    }
+
+    /// Returns all requests so far, also those that were refused.
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+
+    /// Waits until requests are as wanted, and returns all of them.
+    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&[Received]) -> bool) -> Vec<Received> {
+        wait_until(what, || wanted(&self.received()));
+        self.received()
+    }
+
+    /// Waits for a number of requests.
+    pub(crate) fn until_count(&self, count: usize) -> Vec<Received> {
+        let mut last = 0;
+        wait_until(&format!("there are not {count} requests"), || {
+            last = self.received().len();
+            last >= count
+        });
+        self.received()
+    }
+}
+
+fn keep(stream: &TcpStream, received: &Mutex<Vec<Received>>, answer: &Mutex<Answer>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_owned()),
+            }
+        }
+        let lower = |line: &String| match line.split_once(':') {
+            Some((name, value)) => format!("{}: {}", name.to_lowercase(), value.trim()),
+            None => line.clone(),
+        };
+        let headers: Vec<String> = lines.iter().skip(1).map(lower).collect();
+        let length = headers.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let mut first = lines.first().map(String::as_str).unwrap_or_default().split(' ').map(str::to_owned);
+        let (method, path) = (first.next().unwrap_or_default(), first.next().unwrap_or_default());
+        received.lock().unwrap().push(Received { method, path, headers, body: String::from_utf8(body).unwrap() });
+        let (status, more) = answer.lock().unwrap().clone();
+        let mut stream = stream;
+        match status {
+            // The client waits until it has no patience left.
+            0 => std::thread::park_timeout(std::time::Duration::from_secs(60)),
+            1 => stream.write_all(&[0xff; 512])?,
+            _ => write!(stream, "HTTP/1.1 {status} Made\r\n{more}Content-Length: 0\r\n\r\n")?,
+        }
+    }
+}
