@@ -109,7 +109,7 @@ fn check_error(folder: &Path, config: &str) -> String {
 fn keys_in_section(folder: &Path, section: &str) -> Option<Vec<String>> {
     let header = match section {
         "" => String::new(),
-        "instances[]" => "[[instances]]\n".to_owned(),
+        section if section.ends_with("[]") => format!("[[{}]]\n", section.trim_end_matches("[]")),
         section => format!("[{}]\n", section.replace("NAME", "procfs")),
     };
     // It is refused in the end whatever the section takes.
@@ -129,7 +129,9 @@ fn binary_keys() -> BTreeSet<String> {
             continue;
         };
         sections.extend(below.into_iter().map(|key| match (&*section, &*key) {
-            ("", "instances") => "instances[]".to_owned(),
+            ("", "instances" | "alerts") | ("alerting", "webhooks") => {
+                format!("{section}.{key}[]").trim_start_matches('.').to_owned()
+            }
             ("", "plugins") => "plugins.NAME".to_owned(),
             ("", key) => key.to_owned(),
             (section, key) => format!("{section}.{key}"),
@@ -138,9 +140,10 @@ fn binary_keys() -> BTreeSet<String> {
     keys
 }
 
-/// Returns the rows of the configuration page, by key.
+/// Returns the rows of the page on the configuration and of that on alerts, by key.
 fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
-    let page = fs::read_to_string(handbook().join("configuration.md")).unwrap();
+    let page =
+        ["configuration.md", "alerts.md"].map(|name| fs::read_to_string(handbook().join(name)).unwrap()).concat();
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let rows = prose(&page).filter(|line| line.starts_with("| `")).map(cells).filter(|cells| cells.len() == 4);
     let row = |cells: Vec<String>| {
@@ -159,9 +162,17 @@ fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
 
 /// Parses a configuration with one key, written as the page writes it.
 fn config_with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
-    let line = match key.strip_prefix("instances[].") {
-        Some("id") => format!("[[instances]]\nid = {value}\n"),
-        Some(key) => format!("[[instances]]\nid = 'a'\n{key} = {value}\n"),
+    let required = |list: &str| match list {
+        "instances" => vec![("id", "'a'")],
+        "alerts" => vec![("name", "'a'"), ("when", "'b > 1'")],
+        _ => vec![("url", "'http://h'")],
+    };
+    let line = match key.split_once("[].") {
+        Some((list, key)) => {
+            let others = required(list).into_iter().filter(|(name, _)| *name != key);
+            let others: String = others.map(|(name, value)| format!("{name} = {value}\n")).collect();
+            format!("[[{list}]]\n{others}{key} = {value}\n")
+        }
         None => format!("{} = {value}\n", key.replace("NAME", "a")),
     };
     toml::from_str(&line)
@@ -192,8 +203,14 @@ fn the_defaults_on_the_configuration_page_match_the_host() {
             assert_eq!((said.failures(), said.failure_window()), (unsaid.failures(), unsaid.failure_window()), "{key}");
             assert_eq!(said.retry_after(), unsaid.retry_after(), "{key}");
             assert_eq!((said.share_instances, said.json()), (unsaid.share_instances, unsaid.json()), "{key}");
-        } else if key.starts_with("instances") {
-            assert_eq!(Some(said), config_with("instances[].id", "'a'").ok(), "{key} = {default}");
+        } else if let Some((list, _)) = key.split_once("[].") {
+            let (key_of_list, value) = match list {
+                "instances" => ("id", "'a'"),
+                "alerts" => ("name", "'a'"),
+                _ => ("url", "'http://h'"),
+            };
+            let unsaid = config_with(&format!("{list}[].{key_of_list}"), value).ok();
+            assert_eq!(Some(said), unsaid, "{key} = {default}");
         } else {
             assert_eq!(said, Config::default(), "{key} = {default}");
         }
@@ -215,6 +232,9 @@ fn the_configuration_page_marks_exactly_the_keys_that_need_a_restart() {
         "{ a = 'b' }",
         "'1.3'",
         "{ read = ['/x'] }",
+        "'info'",
+        "'slack'",
+        "[{ days = ['sat'] }]",
     ];
     let before = Config::default();
     for (key, ConfigurationRow { takes_restart, .. }) in documented_keys() {

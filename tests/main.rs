@@ -11,7 +11,8 @@
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: the metrics, the alerts and the dashboard. `series`: metrics
 //!   in history.
 //! * `dashboard`: the page in a real browser, which `browser/scenarios.mjs` drives.
-//! * `rules`: commands on rule files; `alerts`: rules and alerts in a running host; `delivery`: who is told of alerts.
+//! * `rules`: commands on rule files; `alerts`: rules and alerts in a running host; `delivery`: who is told of
+//!   alerts; `alert_generator`: the specification of what sends alerts, point by point.
 //! * `tracing`: spans and log lines.
 //! * `confined`: filters and limits that service managers and containers set.
 //! * `shares`: limits per plugin; `ownership`: instances that several plugins discover.
@@ -38,6 +39,7 @@
 
 mod abuse;
 mod access;
+mod alert_generator;
 mod alerts;
 mod api;
 mod authoring;

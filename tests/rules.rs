@@ -11,11 +11,11 @@ fn rules(command: &str, file: &Path) -> (i32, String, String) {
 #[test]
 fn the_rules_of_this_repository_are_checked_and_tested_with_the_verdict_of_promtool() {
     let folder = workspace().join("host/monitoring");
-    for name in ["alerts.yml", "measured.yml"] {
+    for name in ["alerts.yml", "measured.yml", "self.yml"] {
         let (code, out, error) = rules("check", &folder.join(name));
         assert!(code == 0 && out.contains("1 group, "), "{out}{error}");
     }
-    for name in ["alerts_test.yml", "measured_test.yml"] {
+    for name in ["alerts_test.yml", "measured_test.yml", "self_test.yml"] {
         let (code, out, error) = rules("test", &folder.join(name));
         assert!(code == 0 && out.ends_with(": ok\n"), "{out}{error}");
         let (code, ..) = run(prometheus_tool("promtool").args(["test", "rules"]).arg(folder.join(name)));

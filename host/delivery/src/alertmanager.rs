@@ -16,11 +16,8 @@ use tokio::time::sleep;
 /// The most alerts of one request.
 const AT_ONCE: usize = 256;
 
-/// The time after which an alert is sent again.
-pub(crate) const RESEND_MS: i64 = 60_000;
-
-/// What the end of a firing alert is after: so many times the longer of its interval and of the time between two sends.
-/// Then a few lost requests do not resolve it.
+/// The end of a firing alert is so many times the longer of its interval and of the time between two sends away. Then a
+/// few lost requests do not resolve it.
 const VALID_INTERVALS: i64 = 4;
 
 /// Tells one Alertmanager of alerts.
@@ -28,14 +25,17 @@ pub(crate) struct Alertmanager {
     engine: Arc<Engine>,
     target: Target,
     client: Client,
-    /// What was sent last, by the key of the alert: when, and whether it was resolved.
-    sent: HashMap<String, (i64, bool)>,
+    /// The least time between two sends of an alert.
+    resend_ms: i64,
+    /// What was sent last, by the key of the alert: its evaluation, and whether it was resolved.
+    sent: HashMap<String, (Option<i64>, bool)>,
 }
 
 impl Alertmanager {
-    pub(crate) fn new(engine: Arc<Engine>, target: Target) -> anyhow::Result<Self> {
+    pub(crate) fn new(engine: Arc<Engine>, target: Target, resend_delay: Duration) -> anyhow::Result<Self> {
         let client = Client::new(&target.access)?;
-        Ok(Self { engine, target, client, sent: HashMap::new() })
+        let resend_ms = i64::try_from(resend_delay.as_millis()).unwrap_or(i64::MAX);
+        Ok(Self { engine, target, client, resend_ms, sent: HashMap::new() })
     }
 
     /// Sends alerts until it is dropped.
@@ -48,11 +48,8 @@ impl Alertmanager {
             match self.send_due().await {
                 Ok(()) => {
                     backoff.reset();
-                    // Time passes for alerts whose rules are evaluated rarely, too.
-                    tokio::select! {
-                        _ = revision.changed() => {}
-                        () = sleep(Duration::from_millis(RESEND_MS.unsigned_abs())) => {}
-                    }
+                    // Alerts are sent after evaluations, and not in between. It fails only while the host stops.
+                    let _ = revision.changed().await;
                 }
                 // What is sent after the pause is what is true then.
                 Err(error) => sleep(backoff.pause(error.retry_after)).await,
@@ -73,7 +70,7 @@ impl Alertmanager {
         let mut alerts = listed.await.unwrap_or_default();
         let known: std::collections::HashSet<&str> = alerts.iter().map(|(key, _)| key.as_str()).collect();
         self.sent.retain(|key, _| known.contains(key.as_str()));
-        alerts.retain(|(key, alert)| self.is_due(key, alert, now_ms));
+        alerts.retain(|(key, alert)| self.is_due(key, alert));
         let waiting = self.engine.metrics.remotes.waiting.with_label_values(&[&self.target.name]);
         let mut left = alerts.len();
         waiting.set(left as i64);
@@ -82,26 +79,30 @@ impl Alertmanager {
             left -= some.len();
             waiting.set(left as i64);
             for (key, alert) in some {
-                self.sent.insert(key.clone(), (now_ms, alert.resolved_ms.is_some()));
+                self.sent.insert(key.clone(), (alert.evaluated_ms, alert.resolved_ms.is_some()));
             }
         }
         Ok(())
     }
 
-    fn is_due(&self, key: &str, alert: &SentAlert, now_ms: i64) -> bool {
-        match self.sent.get(key) {
-            // Nobody needs to know of an alert that came and went unheard.
-            None => true,
-            Some((sent_ms, was_resolved)) => {
-                let is_new = *was_resolved != alert.resolved_ms.is_some();
-                is_new || now_ms.saturating_sub(*sent_ms) >= RESEND_MS || now_ms < *sent_ms
+    fn is_due(&self, key: &str, alert: &SentAlert) -> bool {
+        let Some((sent_ms, was_resolved)) = self.sent.get(key) else { return true };
+        let is_new = *was_resolved != alert.resolved_ms.is_some();
+        is_new
+            || match (sent_ms, alert.evaluated_ms) {
+                // A clock that was set back must not silence anybody.
+                (Some(sent_ms), Some(now_ms)) => !(0..self.resend_ms).contains(&now_ms.saturating_sub(*sent_ms)),
+                // Since the start, it was sent as it was kept.
+                (None, Some(_)) => true,
+                (_, None) => false,
             }
-        }
     }
 
     async fn send(&self, alerts: &[(String, SentAlert)], now_ms: i64) -> Result<(), SendError> {
-        let valid_ms =
-            |alert: &SentAlert| now_ms.saturating_add(VALID_INTERVALS.saturating_mul(alert.interval_ms.max(RESEND_MS)));
+        let valid_ms = |alert: &SentAlert| {
+            let away_ms = VALID_INTERVALS.saturating_mul(alert.interval_ms.max(self.resend_ms));
+            alert.evaluated_ms.unwrap_or(now_ms).saturating_add(away_ms)
+        };
         let posted: Vec<_> = alerts.iter().map(|(_, alert)| alert.posted(valid_ms(alert))).collect();
         let message = Message {
             method: Method::POST,

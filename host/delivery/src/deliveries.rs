@@ -142,10 +142,10 @@ impl Alertmanagers {
             if self.running.contains_key(&target.url) {
                 continue;
             }
-            let (engine, own) = (self.engine.clone(), target.clone());
+            let (engine, own, resend_delay) = (self.engine.clone(), target.clone(), self.options.resend_delay.get());
             let task = self.tasks.spawn(async move {
                 let name = own.name.clone();
-                match Alertmanager::new(engine.clone(), own) {
+                match Alertmanager::new(engine.clone(), own, resend_delay) {
                     Ok(alertmanager) => alertmanager.run().await,
                     Err(error) => fails_always(&engine, &name, &error).await,
                 }

@@ -11,8 +11,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The parts of `[alerting]` that say whom alerts are sent to.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DeliveryOptions {
+    /// The least time between two sends of an alert to an Alertmanager.
+    pub resend_delay: Span,
     pub alertmanagers: Vec<AlertmanagerConfig>,
     /// Globs of files that list Alertmanagers, as Prometheus' `file_sd_configs` reads them.
     pub alertmanager_files: Vec<String>,
@@ -201,8 +203,19 @@ impl<'de> Deserialize<'de> for AlertmanagerConfig {
     }
 }
 
+impl Default for DeliveryOptions {
+    fn default() -> Self {
+        let resend_delay = Span::from_secs(60);
+        let (alertmanagers, alertmanager_files, webhooks) = (Vec::new(), Vec::new(), Vec::new());
+        Self { resend_delay, alertmanagers, alertmanager_files, webhooks, data_dir: None }
+    }
+}
+
 impl DeliveryOptions {
     pub fn check(&self) -> Result<(), InvalidValue> {
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.resend_delay.get()) {
+            return InvalidValue::of("alerting.resend_delay", "must be at least 1s and at most 1h");
+        }
         for (nth, alertmanager) in self.alertmanagers.iter().enumerate() {
             let key = format!("alerting.alertmanagers[{nth}]");
             check_url(&key, &alertmanager.url)?;

@@ -21,6 +21,8 @@ pub(crate) struct SentAlert {
     pub(crate) url: String,
     /// The time between two evaluations of its rule.
     pub(crate) interval_ms: i64,
+    /// The last evaluation; none since the start.
+    pub(crate) evaluated_ms: Option<i64>,
 }
 
 /// An alert in the API of Alertmanager, version 2.
@@ -65,6 +67,7 @@ impl SentAlert {
             resolved_ms: alert.resolved_ms.filter(|_| alert.state == AlertState::Inactive),
             url: generator_url(options, &listed.expr()),
             interval_ms: listed.group.interval_ms,
+            evaluated_ms: listed.group.evaluated_ms,
         })
     }
 

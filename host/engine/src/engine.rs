@@ -11,6 +11,7 @@ use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
 use crate::remotes::Remotes;
 use crate::rules::Rules;
+use crate::series::FieldIndexes;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
 use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, TrackRequest, TrackedInstances};
@@ -47,6 +48,8 @@ pub struct Engine {
     pub audit: Audit,
     pub vitals: Arc<Vitals>,
     pub exposition: Exposition,
+    /// The fields of samples, by their metrics.
+    pub(crate) fields: FieldIndexes,
     pub rules: Rules,
     pub remotes: Remotes,
     /// The bytes of samples on `/metrics`, by sampler.

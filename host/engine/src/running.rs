@@ -182,6 +182,7 @@ impl Engine {
             exposed: Pool::halved(options.metrics.size()),
             exposed_own: Pool::halved(options.metrics.size()),
             exposition: Default::default(),
+            fields: Default::default(),
             rules,
             remotes: Default::default(),
             workloads: Default::default(),
@@ -219,6 +220,7 @@ async fn alive(pulse: TaskGuard, work: impl Future<Output = ()>) {
 impl FlushHooks for HistoryHooks {
     fn now_ms(&mut self) -> i64 {
         self.engine.tracked.note_changes(&self.engine.store);
+        self.engine.fields.drop_stale(&self.engine);
         self.engine.timeline.look(&self.engine.store, &self.engine.metrics);
         if self.streams_noted.elapsed() > STREAMS_NOTED || self.engine.vitals.is_draining() {
             self.streams_noted = Instant::now();

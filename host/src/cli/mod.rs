@@ -3,6 +3,7 @@
 #[macro_use]
 mod out;
 
+mod alerts;
 mod chart;
 mod client;
 mod docs;
@@ -96,6 +97,13 @@ enum Command {
     ///   dropsonde query 'sum(rate(dropsonde_plugin_polls_total[5m]))' --range 6h --step 1m
     #[command(verbatim_doc_comment)]
     Query(QueryArgs),
+    /// List the alerts of a running host
+    ///
+    /// Examples:
+    ///   dropsonde alerts
+    ///   dropsonde alerts --state firing --json
+    #[command(verbatim_doc_comment)]
+    Alerts(AlertsArgs),
     /// Check and test rule files of Prometheus' format
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -323,6 +331,15 @@ struct QueryArgs {
     client: ClientArgs,
 }
 
+#[derive(Debug, Args)]
+struct AlertsArgs {
+    /// Only alerts in this state: pending, firing or resolved; repeatable [default: all]
+    #[arg(long, value_name = "STATE")]
+    state: Vec<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 /// The argument with which a host starts its own binary to compile a plugin. Not a command for people.
 pub(crate) const COMPILE: &str = "__compile";
 
@@ -374,6 +391,7 @@ pub fn main() -> ExitCode {
             Command::Range(args) => query::range(args, out).await,
             Command::Watch(args) => query::watch(args, out).await,
             Command::Query(args) => promql::ask(args, out).await,
+            Command::Alerts(args) => alerts::alerts(args, out).await,
             Command::Rules(command) => tokio::task::block_in_place(|| rules::rules(&command, out)),
             Command::Docs(args) => docs::docs(out, &args),
         }

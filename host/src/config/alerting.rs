@@ -19,6 +19,8 @@ pub struct AlertingConfig {
     pub external_labels: BTreeMap<String, String>,
     /// The most alerts of all rules together.
     pub max_alerts: usize,
+    /// The least time between two sends of an alert to an Alertmanager.
+    pub resend_delay: Span,
     /// Alertmanagers that are told of alerts.
     pub alertmanagers: Vec<AlertmanagerConfig>,
     /// Globs of files that list Alertmanagers; a relative one is relative to the folder of the configuration file.
@@ -36,6 +38,7 @@ impl Default for AlertingConfig {
             external_url: None,
             external_labels: BTreeMap::new(),
             max_alerts,
+            resend_delay: DeliveryOptions::default().resend_delay,
             alertmanagers: Vec::new(),
             alertmanager_files: Vec::new(),
             webhooks: Vec::new(),
@@ -47,6 +50,7 @@ impl AlertingConfig {
     /// Returns the part about whom alerts are sent to.
     pub(super) fn delivery(&self, data_dir: Option<PathBuf>) -> DeliveryOptions {
         DeliveryOptions {
+            resend_delay: self.resend_delay,
             alertmanagers: self.alertmanagers.clone(),
             alertmanager_files: self.alertmanager_files.clone(),
             webhooks: self.webhooks.clone(),

@@ -182,6 +182,7 @@ mod tests {
             resolved_ms,
             url: "http://h/graph?g0.expr=x".to_owned(),
             interval_ms: 60_000,
+            evaluated_ms: None,
         }
     }
 

@@ -108,6 +108,7 @@ mod tests {
             resolved_ms,
             url: String::new(),
             interval_ms: 1000,
+            evaluated_ms: None,
         }
     }
 

@@ -8,8 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The name of the rules that come with the program, in place of a file.
-pub(super) const DEFAULT_RULES: &str = "default rules";
+/// The rules that come with the program, with the names that they have in place of a file.
+const DEFAULT_RULES: [(&str, &str); 2] = [
+    ("default rules: measured", include_str!("../../../monitoring/measured.yml")),
+    ("default rules: self", include_str!("../../../monitoring/self.yml")),
+];
 
 /// The longest rule file, in bytes.
 const LONGEST: u64 = 32 << 20;
@@ -49,7 +52,7 @@ impl LoadedRules {
             }
         }
         if options.has_default_rules {
-            loaded.add(DEFAULT_RULES, include_str!("default_rules.yml"));
+            DEFAULT_RULES.iter().for_each(|(name, text)| loaded.add(name, text));
         }
         loaded
     }
@@ -104,6 +107,6 @@ mod tests {
     fn the_default_rules_can_be_read() {
         let loaded = LoadedRules::read(&RuleOptions { has_default_rules: true, ..RuleOptions::default() });
         assert!(loaded.failures.is_empty(), "{:?}", loaded.failures);
-        assert!(!loaded.groups.is_empty());
+        assert_eq!(loaded.groups.len(), 2);
     }
 }

@@ -23,6 +23,8 @@ pub use silences::{InvalidSilence, NewSilence, Silence, SilenceMatcher, Silences
 pub(crate) use supervisor::supervise;
 
 use crate::Options;
+use crate::options::RuleOptions;
+use files::LoadedRules;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use state_log::StateLog;
 use std::collections::BTreeMap;
@@ -164,6 +166,11 @@ impl std::fmt::Display for RuleFileFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the rules in {} are not in force: {}", self.file, self.why)
     }
+}
+
+/// Reads all rule files, and returns those that have mistakes.
+pub fn check(options: &RuleOptions) -> Vec<RuleFileFailure> {
+    LoadedRules::read(options).failures
 }
 
 /// Returns the address of a page on which an expression is shown.

@@ -2,15 +2,13 @@
 //! on `/metrics`.
 
 use crate::Engine;
-use crate::plugins::{FieldMetric, Fields, PluginStatus};
-use crate::tracked::TrackedInstance;
+use crate::plugins::FieldMetric;
 use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
 use dropsonde_promql::{Matcher, ValuePattern};
 use dropsonde_store::{
-    FoundSeries, Frame, InstanceId, LabelMatcher, LabelValues, ReadingScale, SeriesColumn, SeriesSelection, StoredField,
+    FoundSeries, InstanceId, LabelMatcher, LabelValues, ReadingScale, SeriesColumn, SeriesSelection,
 };
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +17,7 @@ use std::sync::Arc;
 pub fn count(engine: &Engine, selectors: &[Vec<Matcher>]) -> usize {
     let of_selector = |matchers: &Vec<Matcher>| {
         let mut count = engine.store.count_series(&of_store(matchers));
-        for_each_field(engine, matchers, |_, _, _, _| count += 1);
+        engine.fields.current(engine).select(matchers, |_, _| count += 1);
         count
     };
     selectors.iter().map(of_selector).sum()
@@ -78,8 +76,8 @@ pub fn label_names(engine: &Engine) -> BTreeSet<String> {
 pub fn label_values(engine: &Engine, name: &str) -> BTreeSet<String> {
     let mut values: BTreeSet<String> = engine.store.label_values(name).into_iter().collect();
     if matches!(name, NAME | "sampler") {
-        for_each_field(engine, &[], |_, frame, _, metric| {
-            let value = if name == NAME { &*metric.name } else { &**frame.schema().sampler() };
+        engine.fields.current(engine).select(&[], |field, metric| {
+            let value = if name == NAME { &*metric.name } else { &**field.frame.schema().sampler() };
             if !values.contains(value) {
                 values.insert(value.to_owned());
             }
@@ -96,64 +94,23 @@ pub fn label_values(engine: &Engine, name: &str) -> BTreeSet<String> {
 /// Returns the fields of samples that matchers select, as series.
 fn samples(engine: &Engine, matchers: &[Matcher]) -> Vec<FoundSeries> {
     // If a sampler has changed its fields or its interval, several of its frames have columns of one series.
-    let mut found: BTreeMap<(InstanceId, Arc<str>, String), FoundSeries> = BTreeMap::new();
-    for_each_field(engine, matchers, |instance, frame, column, metric| {
-        let sampler = frame.schema().sampler();
-        let key = (instance.id.clone(), sampler.clone(), metric.name.clone());
+    let mut found: BTreeMap<(InstanceId, Arc<str>, &str), FoundSeries> = BTreeMap::new();
+    let index = engine.fields.current(engine);
+    index.select(matchers, |field, metric| {
+        let sampler = field.frame.schema().sampler();
+        let key = (field.instance.clone(), sampler.clone(), metric.name.as_str());
         let series = found.entry(key).or_insert_with(|| {
-            let own = [("id", instance.id.as_str()), ("sampler", sampler), (NAME, &metric.name)];
+            let own = [("id", field.instance.as_str()), ("sampler", sampler), (NAME, &metric.name)];
             FoundSeries {
-                labels: instance.labels.iter().chain(own).collect(),
+                labels: field.labels.iter().chain(own).collect(),
                 metric_type: if metric.is_counter { MetricType::Counter } else { MetricType::Gauge },
                 columns: Vec::new(),
             }
         });
-        series.columns.push(SeriesColumn { frame: frame.clone(), column, scale: metric.scale() });
+        let (frame, column) = (field.frame.clone(), field.column);
+        series.columns.push(SeriesColumn { frame, column, scale: metric.scale() });
     });
     found.into_values().collect()
-}
-
-/// Passes the fields of samples that matchers select to `take`: the instance, the frame, the field's column and its
-/// metric.
-fn for_each_field(
-    engine: &Engine,
-    matchers: &[Matcher],
-    mut take: impl FnMut(&TrackedInstance, &Arc<Frame>, usize, &FieldMetric),
-) {
-    let (of_name, of_labels): (Vec<_>, Vec<_>) = matchers.iter().partition(|matcher| matcher.name == NAME);
-    let plugins = engine.plugins.list();
-    let fields: BTreeMap<&str, Fields> =
-        plugins.iter().filter_map(|plugin: &Arc<PluginStatus>| Some((&*plugin.name, plugin.fields()?))).collect();
-    for instance in engine.tracked.list() {
-        let selects = |sampler: &str| {
-            of_labels.iter().all(|matcher| match matcher.name.as_str() {
-                "id" => matcher.matches(instance.id.as_str()),
-                "sampler" => matcher.matches(sampler),
-                name => matcher.matches(instance.labels.get(name).unwrap_or_default()),
-            })
-        };
-        for frame in engine.store.frames(&instance.id) {
-            let sampler = frame.schema().sampler();
-            if !selects(sampler) {
-                continue;
-            }
-            // The plugin may have gone, or have other fields by now.
-            let declared = fields.get(&**sampler).filter(|fields| fields.schema == *frame.schema());
-            for (column, field) in frame.schema().fields().iter().enumerate() {
-                let declared = declared.and_then(|fields| fields.metrics.get(column));
-                let metric = declared.map_or_else(|| Cow::Owned(by_custom(field)), Cow::Borrowed);
-                if of_name.iter().all(|matcher| matcher.matches(&metric.name)) {
-                    take(&instance, &frame, column, &metric);
-                }
-            }
-        }
-    }
-}
-
-/// Returns the metric that a field has by custom.
-fn by_custom(field: &StoredField) -> FieldMetric {
-    let [customary, _] = FieldMetric::of_kept(field);
-    customary
 }
 
 impl FieldMetric {

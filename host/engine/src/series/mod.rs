@@ -3,16 +3,19 @@
 //! * `exposition_group`: puts the text of an exposition into history, one sample per line.
 //! * `registered`: does that with what the host and the plugins registered. `reported`: puts the series that samplers
 //!   report into history.
-//! * `find`: finds series by their labels, samples among them. [`PromqlSource`]: passes them to queries in PromQL.
+//! * `find`: finds series by their labels, samples among them, which `field_index` has by name and instance.
+//!   [`PromqlSource`]: passes them to queries in PromQL.
 //!   [`metadata`]: what is known of metrics.
 
 mod exposition_group;
+mod field_index;
 mod find;
 mod metadata;
 mod promql_source;
 mod registered;
 mod reported;
 
+pub(crate) use field_index::FieldIndexes;
 pub use find::{count, label_names, label_values, select};
 pub use metadata::{Metadata, metadata};
 pub use promql_source::PromqlSource;

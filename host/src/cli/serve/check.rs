@@ -5,6 +5,7 @@ use crate::host;
 use anyhow::{Context as _, Result, anyhow, bail};
 use dropsonde_engine::HISTORY;
 use dropsonde_engine::plugins::{self, Component, TrialOutcome, describe_need, grants_toml};
+use dropsonde_engine::rules;
 use dropsonde_http::tokens;
 use dropsonde_http::{Tls, probe};
 use dropsonde_model::text;
@@ -26,6 +27,9 @@ pub(super) async fn check(config: &Config) -> Result<()> {
         note(check_token(config, &file));
     }
     note(check_listen(&config.listen));
+    for failure in rules::check(&engine.rules) {
+        note(Err(anyhow!("{}: {}", failure.file, failure.why)));
+    }
     note(check_data(config));
     let found = match &config.plugins_dir {
         Some(folder) if !folder.is_dir() => {

@@ -1,0 +1,184 @@
+//! An index of the fields of samples by the names of their metrics and by their instances. It is made anew when
+//! instances, frames or plugins have changed.
+
+use crate::Engine;
+use crate::plugins::{FieldMetric, Fields};
+use crate::tracked::PluginName;
+use dropsonde_model::Labels;
+use dropsonde_model::labels::NAME;
+use dropsonde_promql::{Matcher, ValuePattern};
+use dropsonde_store::{Frame, InstanceId, Schema};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The index that was made last.
+#[derive(Debug, Default)]
+pub(crate) struct FieldIndexes(Mutex<Option<Arc<FieldIndex>>>);
+
+/// The fields of all samples.
+#[derive(Debug)]
+pub(super) struct FieldIndex {
+    made_of: Revisions,
+    fields: Vec<IndexedField>,
+    /// The numbers of fields.
+    by_name: BTreeMap<String, Vec<u32>>,
+    by_instance: HashMap<InstanceId, Vec<u32>>,
+}
+
+/// A field in the frame of an instance.
+#[derive(Debug)]
+pub(super) struct IndexedField {
+    pub(super) instance: InstanceId,
+    /// The labels of the instance.
+    pub(super) labels: Labels,
+    pub(super) frame: Arc<Frame>,
+    pub(super) column: usize,
+    metrics: Arc<[FieldMetric]>,
+}
+
+/// What an index depends on. The addresses are those of the plugins' fields, which the index keeps.
+#[derive(Debug, PartialEq)]
+struct Revisions {
+    tracked: u64,
+    store: u64,
+    plugins: Vec<(PluginName, usize)>,
+}
+
+impl FieldIndexes {
+    /// Returns the index of the fields as they are now.
+    pub(super) fn current(&self, engine: &Engine) -> Arc<FieldIndex> {
+        let fields = declared(engine);
+        let now = Revisions::of(engine, &fields);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = known.as_ref().filter(|index| index.made_of == now) {
+            return index.clone();
+        }
+        let index = Arc::new(FieldIndex::new(engine, &fields, now));
+        *known = Some(index.clone());
+        index
+    }
+
+    /// Drops an index that is no longer true: it holds history that may be gone.
+    pub(crate) fn drop_stale(&self, engine: &Engine) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_some_and(|index| index.made_of != Revisions::of(engine, &declared(engine))) {
+            *known = None;
+        }
+    }
+}
+
+impl Revisions {
+    fn of(engine: &Engine, declared: &[(PluginName, Fields)]) -> Self {
+        let address = |fields: &Fields| fields.metrics.as_ptr() as usize;
+        Self {
+            tracked: engine.tracked.revision(),
+            store: engine.store.revision(),
+            plugins: declared.iter().map(|(name, fields)| (name.clone(), address(fields))).collect(),
+        }
+    }
+}
+
+/// Returns the fields of all plugins.
+fn declared(engine: &Engine) -> Vec<(PluginName, Fields)> {
+    let plugins = engine.plugins.list();
+    plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.fields()?))).collect()
+}
+
+impl FieldIndex {
+    fn new(engine: &Engine, declared: &[(PluginName, Fields)], made_of: Revisions) -> Self {
+        let declared: BTreeMap<&str, &Fields> = declared.iter().map(|(name, fields)| (&**name, fields)).collect();
+        let mut by_custom: Vec<(Schema, Arc<[FieldMetric]>)> = Vec::new();
+        let mut index = Self { made_of, fields: Vec::new(), by_name: BTreeMap::new(), by_instance: HashMap::new() };
+        for instance in engine.tracked.list() {
+            for frame in engine.store.frames(&instance.id) {
+                let schema = frame.schema();
+                // The plugin may have gone, or have other fields by now.
+                let known = declared.get(&**schema.sampler()).filter(|fields| fields.schema == *schema);
+                let metrics = match known {
+                    Some(fields) => fields.metrics.clone(),
+                    None => match by_custom.iter().find(|(known, _)| known == schema) {
+                        Some((_, metrics)) => metrics.clone(),
+                        None => {
+                            let metrics = customary(schema);
+                            by_custom.push((schema.clone(), metrics.clone()));
+                            metrics
+                        }
+                    },
+                };
+                for column in 0..metrics.len() {
+                    let (instance, labels) = (instance.id.clone(), instance.labels.clone());
+                    index.add(IndexedField {
+                        instance,
+                        labels,
+                        frame: frame.clone(),
+                        column,
+                        metrics: metrics.clone(),
+                    });
+                }
+            }
+        }
+        index
+    }
+
+    fn add(&mut self, field: IndexedField) {
+        let number = self.fields.len() as u32;
+        let name = field.metric().map_or("", |metric| &metric.name);
+        match self.by_name.get_mut(name) {
+            Some(numbers) => numbers.push(number),
+            None => drop(self.by_name.insert(name.to_owned(), vec![number])),
+        }
+        self.by_instance.entry(field.instance.clone()).or_default().push(number);
+        self.fields.push(field);
+    }
+
+    /// Passes the fields that matchers select to `take`, with their metrics.
+    pub(super) fn select<'a>(&'a self, matchers: &[Matcher], mut take: impl FnMut(&'a IndexedField, &'a FieldMetric)) {
+        let (of_name, others): (Vec<&Matcher>, Vec<&Matcher>) =
+            matchers.iter().partition(|matcher| matcher.name == NAME);
+        let has_name = |name: &str| of_name.iter().all(|matcher| matcher.matches(name));
+        let mut visit = |number: &u32| {
+            let field = self.fields.get(*number as usize);
+            let Some((field, metric)) = field.and_then(|field| Some((field, field.metric()?))) else { return };
+            let value = |name: &str| match name {
+                "id" => field.instance.as_str(),
+                "sampler" => &**field.frame.schema().sampler(),
+                name => field.labels.get(name).unwrap_or_default(),
+            };
+            if has_name(&metric.name) && others.iter().all(|matcher| matcher.matches(value(&matcher.name))) {
+                take(field, metric);
+            }
+        };
+        let exact = |matchers: &[&Matcher], name: &str| {
+            let of = |matcher: &&&Matcher| matcher.name == name && !matcher.is_negated();
+            matchers.iter().filter(of).find_map(|matcher| match matcher.pattern() {
+                ValuePattern::AnyOf(values) => Some(values.clone()),
+                _ => None,
+            })
+        };
+        if let Some(ids) = exact(&others, "id") {
+            let known = ids.iter().filter_map(|id| self.by_instance.get(id.as_str()));
+            known.flatten().for_each(&mut visit);
+        } else if let Some(names) = exact(&of_name, NAME) {
+            let known = names.iter().filter_map(|name| self.by_name.get(name));
+            known.flatten().for_each(&mut visit);
+        } else {
+            let known = self.by_name.iter().filter(|(name, _)| has_name(name)).map(|(_, numbers)| numbers);
+            known.flatten().for_each(&mut visit);
+        }
+    }
+}
+
+impl IndexedField {
+    fn metric(&self) -> Option<&FieldMetric> {
+        self.metrics.get(self.column)
+    }
+}
+
+/// Returns the metrics that fields have by custom.
+fn customary(schema: &Schema) -> Arc<[FieldMetric]> {
+    let metric = |field| {
+        let [customary, _] = FieldMetric::of_kept(field);
+        customary
+    };
+    schema.fields().iter().map(metric).collect()
+}
