@@ -288,6 +288,46 @@ fn silences_are_made_listed_and_ended_by_those_who_may_write() {
 }
 
 #[test]
+fn the_command_alerts_lists_them_with_their_summaries() {
+    let measured = Measured::start("queue{zone=\"a\"} 7\n");
+    let rules = "  - {alert: Long, expr: queue > 5, labels: {severity: page}, annotations: {summary: 'zone {{ $labels.zone }}'}}\n\
+                 \x20 - {alert: Waits, expr: queue > 5, for: 1h}\n";
+    let host = host_with(&measured, &group(rules), "");
+    until_state(&host, "Long", "firing");
+    until_state(&host, "Waits", "pending");
+    let list = |args: &[&str]| run(dropsonde().args(["alerts", "--url", &host.url()]).args(args)).1;
+    let all = list(&[]);
+    let lines: Vec<Vec<&str>> = all.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["ALERT", "STATE", "SEVERITY", "SINCE", "SUMMARY"]);
+    assert_eq!((&lines[1][..3], &lines[1][4..]), (&["Long", "firing", "page"][..], &["zone", "a"][..]));
+    assert_eq!(lines[2][..3], ["Waits", "pending", "-"]);
+    assert_eq!(list(&["--state", "pending"]).lines().count(), 2);
+    assert_eq!(list(&["--state", "resolved"]), "no alerts\n");
+    let json: Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    assert_eq!(json[0]["name"], "Long");
+}
+
+#[test]
+fn alerts_of_the_configuration_can_be_about_the_snapshot() {
+    let config = "poll.interval = '200ms'\nsnapshot.interval = '200ms'\n[plugins.procfs]\ninterval = '1h'\n[plugins.synthetic.config]\ninstances = 1\n\
+                  [[alerts]]\nname = 'Members'\nwhen = 'presence_total_users >= 0'\n";
+    let host = Host::start(config, &[]);
+    let alert = until_state(&host, "Members", "firing");
+    assert!(alert["expr"].as_str().unwrap().starts_with("(dropsonde_snapshot_presence_"), "{alert}");
+}
+
+#[test]
+fn the_rules_that_come_with_the_program_are_evaluated_without_a_failure() {
+    let host = Host::start("alerting = { default_rules = true, interval = '1s' }\npoll.interval = '1s'\n", &[]);
+    let all_evaluated = |rules: &Value| {
+        let groups = rules["data"]["groups"].as_array().unwrap();
+        let rules: Vec<&Value> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+        rules.len() > 15 && rules.iter().all(|rule| rule["health"] == "ok")
+    };
+    host.until("/api/v1/rules", |rules| all_evaluated(&rules.json()));
+}
+
+#[test]
 fn a_link_of_an_alert_leads_to_its_expression() {
     let measured = Measured::start("queue 7\n");
     let host = host_with(&measured, &group("  - {alert: Long, expr: 'queue{id=\"app\"} > 5'}\n"), "");

@@ -24,6 +24,15 @@ fn the_rules_of_this_repository_are_checked_and_tested_with_the_verdict_of_promt
 }
 
 #[test]
+fn unit_tests_of_every_change_of_state_have_the_verdict_of_promtool() {
+    let tests = workspace().join("tests/rule_files/states_test.yml");
+    let (code, out, error) = rules("test", &tests);
+    assert!(code == 0, "{out}{error}");
+    let (code, out, error) = run(prometheus_tool("promtool").args(["test", "rules"]).arg(&tests));
+    assert!(code == 0, "{out}{error}");
+}
+
+#[test]
 fn a_broken_rule_file_is_reported_with_its_place_and_a_failed_test_with_what_was_found() {
     let folder = tempfile::tempdir().unwrap();
     let broken = folder.path().join("broken.yml");
