@@ -59,9 +59,9 @@ const TEMPLATES: [&str; 34] = [
     "{{ $value }} {{ .Value }} {{ $labels.job }} {{ .Labels.missing }}|",
     "{{ $labels }} {{ $externalLabels.region }} {{ $externalURL }}",
     "{{ if gt $value 1.0 }}high{{ else if eq $value 1.0 }}one{{ else }}low{{ end }}",
-    "{{ with query \"up\" }}{{ . | first | value | humanize }}{{ end }}",
+    "{{ with query \"sort(up)\" }}{{ . | first | value | humanize }}{{ end }}",
     "{{ range query \"sort(up)\" }}{{ .Labels.instance }}={{ .Value }};{{ end }}",
-    "{{ range $nth, $s := query \"up\" | sortByLabel \"instance\" }}{{ $nth }}:{{ $s | label \"instance\" }} {{ end }}",
+    "{{ range $nth, $s := query \"sort(up)\" | sortByLabel \"instance\" }}{{ $nth }}:{{ $s | label \"instance\" }} {{ end }}",
     "{{ range query \"nothing\" }}x{{ else }}none{{ end }}",
     "{{ with $labels.missing }}x{{ else }}y{{ end }}",
     "a  {{- \" b \" -}}  c {{- /* no */ -}}  d",
@@ -87,9 +87,9 @@ const TEMPLATES: [&str; 34] = [
     "{{ graphLink \"up == 1\" }} {{ tableLink \"up{a=\\\"b\\\"}\" }}",
     "{{ with args 1 \"b\" }}{{ .arg0 }}{{ .arg1 }}{{ end }} {{ eq 1 2 1 }} {{ ne \"a\" \"b\" }} {{ lt 1.5 2.5 }} {{ ge \"b\" \"a\" }}",
     "{{ parseDuration \"1h30m\" }} {{ safeHtml \"<\" }}",
-    "{{ query \"up\" | first }}",
+    "{{ query \"sort(up)\" | first }}",
     "{{ range $name, $text := $labels }}{{ $name }}={{ $text }} {{ end }}",
-    "{{ (query \"up\" | first).Labels.instance }} {{ $labels.job | printf \"%s!\" }} {{ printf \"%d\" (len \"ab\") }}",
+    "{{ (query \"sort(up)\" | first).Labels.instance }} {{ $labels.job | printf \"%s!\" }} {{ printf \"%d\" (len \"ab\") }}",
 ];
 
 #[test]

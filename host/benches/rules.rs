@@ -70,7 +70,8 @@ fn many_alerts() -> String {
     for nth in 0..10 {
         let _ = writeln!(
             text,
-            "  - {{alert: A{nth}, expr: 'count by (id) ({{sampler=\"eight\"}}) >= 0', annotations: {{summary: '{{{{ $labels.id }}}} has {{{{ $value }}}}'}}}}"
+            "  - {{alert: A{nth}, expr: 'dropsonde_sample_field_{} > -1e300', annotations: {{summary: '{{{{ $labels.id }}}} has {{{{ $value }}}}'}}}}",
+            nth % 8
         );
     }
     text
@@ -105,7 +106,7 @@ fn measure(component: &[u8], what: &str, rules: &str, alone: f64) -> anyhow::Res
     let metrics = text(&host, "/metrics");
     let sum = |name: &str| -> f64 {
         let lines = metrics.lines().filter(|line| line.starts_with(name));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, |sum, value| sum + value)
     };
     println!(
         "{what:<40} CPU of one round {:6.2} s | evaluated {:>9} failed {:>4} missed {:>4} | firing {:>7} | {:>5} MB",

@@ -163,7 +163,7 @@ impl Engine {
             let id = InstanceId::new(&instance.id)?;
             tracked.configure(&id, instance.labels.clone(), instance.samplers.clone())?;
         }
-        let rules = Rules::open(options.data_dir.as_deref(), clock.now_ms()).context("cannot read rules and alerts")?;
+        let rules = Rules::open(options.data_dir.as_deref(), clock.now_ms());
         let audit = Audit::open(options.data_dir.as_deref(), metrics.audit_entries_dropped.clone());
         let boot = hub::next_boot(&store, clock.now_ms());
         let timeline = Timeline::resume(clock.clone(), &store, &metrics);

@@ -54,7 +54,7 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let parameters = QueryParameters::parse(query.as_deref());
-    let states: Vec<String> = parameters.all("state").map(str::to_owned).collect();
+    let states: Vec<String> = parameters.all("state").filter(|state| !state.is_empty()).map(str::to_owned).collect();
     if let Some(other) = states.iter().find(|state| !["pending", "firing", "resolved"].contains(&state.as_str())) {
         return Err(ApiError::invalid("state", format_args!("{other:?} is not pending, firing or resolved")));
     }

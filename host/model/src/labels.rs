@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// The labels of an instance, sorted by key. Cheap to clone. All of them are in one string, because a host may hold the
 /// labels of 100 000 instances.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels(
     /// Each key and each value is followed by [`END`].
     Option<Arc<str>>,

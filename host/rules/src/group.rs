@@ -6,7 +6,7 @@ use crate::template::{Sample, Surroundings, Variables};
 use dropsonde_model::Labels;
 use dropsonde_model::labels::NAME;
 use dropsonde_promql::{Expr, Limits, ParseOptions, Query, QueryError, Settings, Source, Times, Value, parse};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,11 +88,26 @@ pub struct RunningGroup {
 #[derive(Debug, Clone, Default)]
 pub struct RuleState {
     /// The alerts by their labels.
-    alerts: BTreeMap<String, Arc<Alert>>,
+    alerts: BTreeMap<Labels, KnownAlert>,
     /// The series that the last evaluation made.
-    made: BTreeSet<String>,
+    made: HashSet<Labels>,
     /// The last evaluation; none before the first.
     pub evaluated: Option<RuleEvaluation>,
+}
+
+/// An alert with the series that tell of it.
+#[derive(Debug, Clone)]
+struct KnownAlert {
+    alert: Arc<Alert>,
+    series: Arc<AlertSeries>,
+}
+
+/// The labels of the series that tell of an alert.
+#[derive(Debug)]
+struct AlertSeries {
+    pending: Labels,
+    firing: Labels,
+    since: Labels,
 }
 
 /// How an evaluation of a rule went.
@@ -162,7 +177,7 @@ impl RunningGroup {
         for (key, alert) in alerts {
             let state = keys.iter().position(|known| *known == key).and_then(|nth| self.states.get_mut(nth));
             if let Some(state) = state {
-                state.alerts.insert(alert.labels.as_text().to_owned(), Arc::new(alert));
+                state.alerts.insert(alert.labels.clone(), KnownAlert::of(alert));
                 self.held_until_ms = held_until_ms;
             }
         }
@@ -196,10 +211,9 @@ impl RunningGroup {
                 evaluation.room = evaluation.room.saturating_add(known).saturating_sub(state.alerts.len());
                 let failure = match result {
                     Ok(made) => {
-                        let names: BTreeSet<String> =
-                            made.iter().map(|(labels, _)| labels.as_text().to_owned()).collect();
-                        let ended = state.made.difference(&names).filter_map(|text| Labels::from_text(text));
-                        written.extend(ended.map(|labels| (labels, dropsonde_promql::STALE)));
+                        let names: HashSet<Labels> = made.iter().map(|(labels, _)| labels.clone()).collect();
+                        let ended = state.made.difference(&names);
+                        written.extend(ended.map(|labels| (labels.clone(), dropsonde_promql::STALE)));
                         written.extend(made);
                         state.made = names;
                         None
@@ -220,7 +234,33 @@ impl RunningGroup {
 impl RuleState {
     /// Returns the alerts, sorted by their labels.
     pub fn alerts(&self) -> impl Iterator<Item = &Arc<Alert>> {
-        self.alerts.values()
+        self.alerts.values().map(|known| &known.alert)
+    }
+}
+
+impl KnownAlert {
+    fn of(alert: Alert) -> Self {
+        let with = |name: &str, state: Option<&str>| {
+            let mut all = pairs(&alert.labels);
+            all.insert(NAME.to_owned(), name.to_owned());
+            all.extend(state.map(|state| (ALERT_STATE.to_owned(), state.to_owned())));
+            labels_of(all)
+        };
+        let series = AlertSeries {
+            pending: with(ALERTS, Some("pending")),
+            firing: with(ALERTS, Some("firing")),
+            since: with(ALERTS_FOR_STATE, None),
+        };
+        Self { alert: Arc::new(alert), series: Arc::new(series) }
+    }
+
+    /// Returns the series that tell of it while it is active.
+    fn series(&self) -> [(Labels, f64); 2] {
+        let state = match self.alert.state {
+            AlertState::Firing => &self.series.firing,
+            _ => &self.series.pending,
+        };
+        [(state.clone(), 1.0), (self.series.since.clone(), (self.alert.active_ms / 1000) as f64)]
     }
 }
 
@@ -290,26 +330,27 @@ impl Evaluation<'_> {
         let mut current = BTreeMap::new();
         for (labels, value) in found {
             let (labels, annotations) = self.described(rule, &labels, value);
-            if current.insert(labels.as_text().to_owned(), (labels, annotations, value)).is_some() {
+            if current.insert(labels, (annotations, value)).is_some() {
                 return Err("vector contains metrics with the same labelset after applying alert labels".to_owned());
             }
         }
-        let new = current.keys().filter(|key| !state.alerts.contains_key(*key)).count();
+        let new = current.keys().filter(|labels| !state.alerts.contains_key(*labels)).count();
         if new > self.room {
             return Err(format!(
                 "there would be {new} more alerts, with which this host has too many: narrow the rule"
             ));
         }
-        let is_current: BTreeSet<String> = current.keys().cloned().collect();
-        for (key, (labels, annotations, value)) in current {
-            match state.alerts.get_mut(&key).filter(|known| known.state != AlertState::Inactive) {
+        let is_current: HashSet<Labels> = current.keys().cloned().collect();
+        for (labels, (annotations, value)) in current {
+            match state.alerts.get_mut(&labels).filter(|known| known.alert.state != AlertState::Inactive) {
+                Some(known) if known.alert.annotations == annotations && known.alert.value == value => {}
                 Some(known) => {
-                    let known = Arc::make_mut(known);
+                    let known = Arc::make_mut(&mut known.alert);
                     (known.value, known.annotations) = (value, annotations);
                 }
                 None => {
                     let alert = Alert {
-                        labels,
+                        labels: labels.clone(),
                         annotations,
                         state: AlertState::Pending,
                         value,
@@ -318,14 +359,15 @@ impl Evaluation<'_> {
                         keep_firing_since_ms: None,
                         resolved_ms: None,
                     };
-                    state.alerts.insert(key, Arc::new(alert));
+                    state.alerts.insert(labels, KnownAlert::of(alert));
                 }
             }
         }
         let mut made = Vec::new();
         let mut active = 0;
-        state.alerts.retain(|key, alert| {
-            let is_absent = !is_current.contains(key);
+        state.alerts.retain(|labels, known| {
+            let alert = &mut known.alert;
+            let is_absent = !is_current.contains(labels);
             let stays = self.is_held && alert.state != AlertState::Inactive;
             if is_absent && !stays {
                 match self.absent(rule, alert) {
@@ -338,7 +380,7 @@ impl Evaluation<'_> {
             }
             active += 1;
             self.present(rule, alert);
-            made.extend(series_of(alert));
+            made.extend(known.series());
             true
         });
         match self.limit {
@@ -420,16 +462,6 @@ impl Surroundings for Evaluation<'_> {
     fn external_url(&self) -> &str {
         &self.settings.external_url
     }
-}
-
-/// Returns the series that tell of an active alert.
-fn series_of(alert: &Alert) -> [(Labels, f64); 2] {
-    let mut state = pairs(&alert.labels);
-    let mut since = state.clone();
-    let shown = if alert.state == AlertState::Firing { "firing" } else { "pending" };
-    state.extend([(NAME.to_owned(), ALERTS.to_owned()), (ALERT_STATE.to_owned(), shown.to_owned())]);
-    since.insert(NAME.to_owned(), ALERTS_FOR_STATE.to_owned());
-    [(labels_of(state), 1.0), (labels_of(since), (alert.active_ms / 1000) as f64)]
 }
 
 fn pairs(labels: &Labels) -> BTreeMap<String, String> {

@@ -5,6 +5,7 @@ use super::history_storage::{GroupSeries, HistoryStorage};
 use super::report::{AlertChange, GroupReport, ListedAlert};
 use crate::series::PromqlSource;
 use crate::{Engine, Options};
+use dropsonde_model::Labels;
 use dropsonde_promql::Settings;
 use dropsonde_rules::{Alert, AlertState, RuleFailure, RuleGroup, RuleSettings, RunningGroup};
 use dropsonde_store::InvalidInstanceId;
@@ -36,7 +37,7 @@ pub(super) struct GroupTask {
 #[derive(Debug)]
 struct GroupState {
     running: RunningGroup,
-    keys: Vec<String>,
+    keys: Vec<Arc<str>>,
     series: GroupSeries,
     /// The failures that the last evaluation logged.
     failing: Vec<RuleFailure>,
@@ -66,7 +67,7 @@ impl GroupTask {
         let hash = blake3::hash(format!("{};{}", id.file, id.name).as_bytes());
         let number = hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let series = GroupSeries::new(id.clone(), interval_ms)?;
-        let keys = running.rule_keys();
+        let keys = running.rule_keys().into_iter().map(Arc::from).collect();
         Ok(Self {
             offset_ms: (number % interval_ms.unsigned_abs()) as i64,
             interval_ms,
@@ -77,11 +78,23 @@ impl GroupTask {
         })
     }
 
+    /// Goes on with alerts whose file could not be read at the start.
+    pub(super) fn restore(&self, engine: &Engine) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let held_ms = held_ms(&engine.options.load(), self.interval_ms);
+        state.running.restore(engine.rules.state.of_group(&self.id), engine.clock.now_ms().saturating_add(held_ms));
+    }
+
     /// Publishes the group as it is before its first evaluation.
     pub(super) fn announce(&self, engine: &Engine) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let report = GroupReport::of(&self.id, self.interval_ms, &state.running, None, Duration::ZERO);
         engine.rules.publish(Arc::new(report));
+    }
+
+    /// Ends an evaluation that is under way: the host stops.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
     }
 
     /// Ends the group: it is not evaluated again. Its series end at a time, unless another group goes on with them.
@@ -231,11 +244,11 @@ fn held_ms(options: &Options, interval_ms: i64) -> i64 {
 }
 
 /// The alerts of a group by the number of their rule and their labels.
-type GroupAlerts = BTreeMap<(usize, String), Arc<Alert>>;
+type GroupAlerts = BTreeMap<(usize, Labels), Arc<Alert>>;
 
 fn alerts(running: &RunningGroup) -> GroupAlerts {
     let of_rule = |(rule, state): (usize, &dropsonde_rules::RuleState)| -> Vec<_> {
-        state.alerts().map(|alert| ((rule, alert.labels.as_text().to_owned()), alert.clone())).collect()
+        state.alerts().map(|alert| ((rule, alert.labels.clone()), alert.clone())).collect()
     };
     running.states().iter().enumerate().flat_map(of_rule).collect()
 }

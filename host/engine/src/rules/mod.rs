@@ -28,7 +28,6 @@ use files::LoadedRules;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use state_log::StateLog;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -81,20 +80,20 @@ pub struct Rules {
 
 impl Rules {
     /// Reads what was kept of alerts and silences.
-    pub(crate) fn open(data: Option<&Path>, now_ms: i64) -> io::Result<Self> {
+    pub(crate) fn open(data: Option<&Path>, now_ms: i64) -> Self {
         let (reloads, asked) = mpsc::channel(1);
-        Ok(Self {
+        Self {
             groups: RwLock::default(),
             failures: RwLock::default(),
             unknown_fields: RwLock::default(),
             is_loaded: AtomicBool::new(false),
             revision: watch::Sender::new(0),
             changes: broadcast::Sender::new(CHANGES),
-            silences: Silences::open(data, now_ms)?,
-            state: StateLog::open(data)?,
+            silences: Silences::open(data, now_ms),
+            state: StateLog::open(data),
             reloads,
             asked: std::sync::Mutex::new(Some(asked)),
-        })
+        }
     }
 
     /// Returns all groups, sorted by file and name.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 
 /// The file's name in the data directory.
@@ -31,6 +32,8 @@ const KEPT_MS: i64 = 5 * 86_400_000;
 pub struct Silences {
     /// None: nothing is kept.
     path: Option<PathBuf>,
+    /// Whether the file could not be read. Then it is not written either, so that nothing in it is lost.
+    is_unread: AtomicBool,
     silences: RwLock<BTreeMap<String, Silence>>,
 }
 
@@ -143,25 +146,44 @@ impl SilenceMatcher {
 }
 
 impl Silences {
-    pub(crate) fn open(data: Option<&Path>, now_ms: i64) -> io::Result<Self> {
-        let path = data.map(|data| data.join(NAME));
-        let mut silences = BTreeMap::new();
-        match path.as_ref().map(fs::read) {
-            Some(Ok(bytes)) => {
-                let kept: Vec<KeptSilence> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                    tracing::error!(%error, "the file of silences is damaged; starting without silences");
-                    Vec::new()
-                });
-                let known = kept.into_iter().filter_map(KeptSilence::into_silence);
-                silences.extend(known.map(|silence| (silence.id.clone(), silence)));
-            }
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::error!(%error, "cannot read the file of silences; starting without silences");
-            }
-            _ => {}
+    pub(crate) fn open(data: Option<&Path>, now_ms: i64) -> Self {
+        let silences = Self {
+            path: data.map(|data| data.join(NAME)),
+            is_unread: AtomicBool::new(true),
+            silences: RwLock::default(),
+        };
+        if let Err(error) = silences.read(now_ms) {
+            tracing::error!(%error, "cannot read the file of silences; there are none until it can be read");
         }
+        silences
+    }
+
+    /// Reads a file that could not be read at the start.
+    pub(crate) fn read_late(&self, now_ms: i64) {
+        if self.is_unread.load(Relaxed) && self.read(now_ms).is_ok() {
+            tracing::info!("the file of silences can be read");
+        }
+    }
+
+    fn read(&self, now_ms: i64) -> io::Result<()> {
+        let Some(path) = &self.path else {
+            self.is_unread.store(false, Relaxed);
+            return Ok(());
+        };
+        let bytes = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => b"[]".to_vec(),
+            read => read?,
+        };
+        let kept: Vec<KeptSilence> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            tracing::error!(%error, "the file of silences is damaged; starting without silences");
+            Vec::new()
+        });
+        let mut silences = self.silences.write().unwrap_or_else(PoisonError::into_inner);
+        let known = kept.into_iter().filter_map(KeptSilence::into_silence);
+        silences.extend(known.map(|silence| (silence.id.clone(), silence)));
         silences.retain(|_, silence| now_ms.saturating_sub(silence.ends_ms) < KEPT_MS);
-        Ok(Self { path, silences: RwLock::new(silences) })
+        self.is_unread.store(false, Relaxed);
+        Ok(())
     }
 
     /// Returns all silences, the newest first.
@@ -234,6 +256,9 @@ impl Silences {
 
     fn keep(&self, silences: &BTreeMap<String, Silence>) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
+        if self.is_unread.load(Relaxed) {
+            return Err(io::Error::other("earlier silences cannot be read"));
+        }
         let kept: Vec<KeptSilence> = silences.values().map(KeptSilence::of).collect();
         replace_file(path, &serde_json::to_vec(&kept).unwrap_or_default(), PRIVATE)
     }
@@ -277,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_silence_holds_from_its_start_to_its_end_for_alerts_that_match_it_whole() {
-        let silences = Silences::open(None, 0).unwrap();
+        let silences = Silences::open(None, 0);
         let both = vec![matcher("alertname", "Disk.*", true), matcher("id", "a", false)];
         let id = silences.add(silence(both, 10, 20), 0).unwrap().id;
         let labels = Labels::from([("alertname", "DiskFull"), ("id", "a")]);
@@ -290,20 +315,20 @@ mod tests {
     #[test]
     fn silences_are_there_after_a_restart_and_stay_ended() {
         let folder = tempfile::tempdir().unwrap();
-        let silences = Silences::open(Some(folder.path()), 0).unwrap();
+        let silences = Silences::open(Some(folder.path()), 0);
         let one = silences.add(silence(vec![matcher("a", "b", false)], 0, 100), 0).unwrap();
         let two = silences.add(silence(vec![matcher("a", "c", false)], 0, 100), 0).unwrap();
         assert_eq!(silences.end(&two.id, 50), Ok(true));
         assert_eq!(silences.end("none", 50), Ok(false));
-        let again = Silences::open(Some(folder.path()), 60).unwrap();
+        let again = Silences::open(Some(folder.path()), 60);
         assert_eq!(again.of(&Labels::from([("a", "b")]), 60), [one.id]);
         assert!(again.of(&Labels::from([("a", "c")]), 60).is_empty());
-        assert!(Silences::open(Some(folder.path()), KEPT_MS + 200).unwrap().list().is_empty());
+        assert!(Silences::open(Some(folder.path()), KEPT_MS + 200).list().is_empty());
     }
 
     #[test]
     fn a_silence_of_everything_or_of_no_time_is_refused() {
-        let silences = Silences::open(None, 0).unwrap();
+        let silences = Silences::open(None, 0);
         let add = |matchers, starts_ms, ends_ms| silences.add(silence(matchers, starts_ms, ends_ms), 50).unwrap_err();
         assert_eq!(add(vec![], 0, 100), InvalidSilence::Matchers);
         assert_eq!(add(vec![matcher("a", ".*", true)], 0, 100), InvalidSilence::Everything);

@@ -20,18 +20,20 @@ const NAME: &str = "alerts.log";
 const SPARE_LINES: usize = 1000;
 
 /// The identity of an alert in its group: the key of its rule, and its labels.
-type AlertKey = (String, String);
+type AlertKey = (Arc<str>, Labels);
 
 #[derive(Debug)]
 pub(super) struct StateLog(Mutex<LogState>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct LogState {
     /// None: nothing is kept.
     path: Option<PathBuf>,
     file: Option<File>,
     lines: usize,
     alerts: BTreeMap<GroupId, BTreeMap<AlertKey, Arc<Alert>>>,
+    /// Whether the file could not be read. Then it is not written either, so that nothing in it is lost.
+    is_unread: bool,
     /// Why the file cannot be written now.
     failure: Option<String>,
 }
@@ -69,43 +71,35 @@ enum KeptState {
 
 impl StateLog {
     /// Reads what is kept in a data directory. A line that is damaged is left out: it was cut by a crash.
-    pub(super) fn open(data: Option<&Path>) -> io::Result<Self> {
-        let path = data.map(|data| data.join(NAME));
-        let mut state = LogState { path: path.clone(), file: None, lines: 0, alerts: BTreeMap::new(), failure: None };
-        if let Some(path) = &path {
-            match fs::read(path) {
-                Ok(bytes) => state.read(&bytes),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::error!(file = %path.display(), %error, "cannot read which alerts were active");
-                    state.failure = Some(text::os_error(&error));
-                }
-            }
-            if state.lines > 0 {
-                state.rewrite();
-            }
-        }
-        Ok(Self(Mutex::new(state)))
+    pub(super) fn open(data: Option<&Path>) -> Self {
+        let mut state = LogState { path: data.map(|data| data.join(NAME)), ..LogState::default() };
+        state.open();
+        Self(Mutex::new(state))
+    }
+
+    /// Reads a file that could not be read at the start. Returns whether it can be read now.
+    pub(super) fn read_late(&self) -> bool {
+        let mut state = self.lock();
+        state.is_unread && state.open()
     }
 
     /// Returns what is kept of a group: alerts with the keys of their rules.
     pub(super) fn of_group(&self, id: &GroupId) -> Vec<(String, Alert)> {
         let state = self.lock();
         let alerts = state.alerts.get(id).into_iter().flatten();
-        alerts.map(|((rule, _), alert)| (rule.clone(), (**alert).clone())).collect()
+        alerts.map(|((rule, _), alert)| (rule.to_string(), (**alert).clone())).collect()
     }
 
     /// Keeps what has changed in a group. `now` are all its alerts, with the keys of their rules.
-    pub(super) fn update(&self, id: &GroupId, now: Vec<(String, Arc<Alert>)>) {
+    pub(super) fn update(&self, id: &GroupId, now: Vec<(Arc<str>, Arc<Alert>)>) {
         let mut state = self.lock();
         let now: BTreeMap<AlertKey, Arc<Alert>> =
-            now.into_iter().map(|(rule, alert)| ((rule, alert.labels.as_text().to_owned()), alert)).collect();
+            now.into_iter().map(|(rule, alert)| ((rule, alert.labels.clone()), alert)).collect();
         let before = state.alerts.remove(id).unwrap_or_default();
         let mut text = Vec::new();
         let mut lines = 0;
         let mut add = |(rule, labels): &AlertKey, alert: Option<&Alert>| {
-            let labels = Labels::from_text(labels).unwrap_or_default();
-            text.extend(serde_json::to_vec(&Line::of(id, rule, &labels, alert)).unwrap_or_default());
+            text.extend(serde_json::to_vec(&Line::of(id, rule, labels, alert)).unwrap_or_default());
             text.push(b'\n');
             lines += 1;
         };
@@ -139,13 +133,35 @@ impl StateLog {
 }
 
 impl LogState {
+    /// Reads the file. Returns whether that works; there need not be a file.
+    fn open(&mut self) -> bool {
+        let Some(path) = &self.path else { return true };
+        match fs::read(path) {
+            Ok(bytes) => self.read(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let why = text::os_error(&error);
+                if self.failure.as_ref() != Some(&why) {
+                    tracing::error!(file = %path.display(), error = %why, "cannot read which alerts were active");
+                }
+                (self.is_unread, self.failure) = (true, Some(why));
+                return false;
+            }
+        }
+        (self.is_unread, self.failure) = (false, None);
+        if self.lines > 0 {
+            self.rewrite();
+        }
+        true
+    }
+
     fn read(&mut self, bytes: &[u8]) {
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             self.lines += 1;
             let Ok(line) = serde_json::from_slice::<Line>(line) else { continue };
             let id = GroupId { file: line.file.as_str().into(), name: line.group.as_str().into() };
             let labels: Labels = line.labels.into_iter().collect();
-            let key = (line.rule, labels.as_text().to_owned());
+            let key = (line.rule.into(), labels.clone());
             let group = self.alerts.entry(id).or_default();
             match line.alert {
                 Some(alert) => drop(group.insert(key, Arc::new(alert.into_alert(labels)))),
@@ -156,7 +172,7 @@ impl LogState {
     }
 
     fn append(&mut self, text: &[u8], lines: usize) {
-        if self.path.is_none() || (text.is_empty() && self.failure.is_none()) {
+        if self.path.is_none() || self.is_unread || (text.is_empty() && self.failure.is_none()) {
             return;
         }
         let alerts: usize = self.alerts.values().map(BTreeMap::len).sum();
@@ -275,13 +291,13 @@ mod tests {
     }
 
     fn kept(folder: &Path, name: &str) -> Vec<(String, Alert)> {
-        StateLog::open(Some(folder)).unwrap().of_group(&id(name))
+        StateLog::open(Some(folder)).of_group(&id(name))
     }
 
     #[test]
     fn the_last_state_of_each_alert_is_there_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let log = StateLog::open(Some(folder.path())).unwrap();
+        let log = StateLog::open(Some(folder.path()));
         log.update(&id("g"), vec![("A".into(), alert(AlertState::Pending, 5))]);
         log.update(&id("g"), vec![("A".into(), alert(AlertState::Firing, 5))]);
         log.update(&id("other"), vec![("A".into(), alert(AlertState::Pending, 7))]);
@@ -292,7 +308,7 @@ mod tests {
     #[test]
     fn alerts_that_are_gone_stay_gone() {
         let folder = tempfile::tempdir().unwrap();
-        let log = StateLog::open(Some(folder.path())).unwrap();
+        let log = StateLog::open(Some(folder.path()));
         log.update(&id("g"), vec![("A".into(), alert(AlertState::Firing, 5))]);
         log.update(&id("h"), vec![("A".into(), alert(AlertState::Firing, 5))]);
         log.update(&id("g"), Vec::new());
@@ -303,7 +319,7 @@ mod tests {
     #[test]
     fn a_line_that_was_cut_by_a_crash_is_left_out() {
         let folder = tempfile::tempdir().unwrap();
-        let log = StateLog::open(Some(folder.path())).unwrap();
+        let log = StateLog::open(Some(folder.path()));
         log.update(&id("g"), vec![("A".into(), alert(AlertState::Pending, 5))]);
         log.update(&id("g"), vec![("A".into(), alert(AlertState::Firing, 5))]);
         let path = folder.path().join(NAME);
@@ -315,7 +331,7 @@ mod tests {
     #[test]
     fn the_file_stays_small_however_often_alerts_change() {
         let folder = tempfile::tempdir().unwrap();
-        let log = StateLog::open(Some(folder.path())).unwrap();
+        let log = StateLog::open(Some(folder.path()));
         for nth in 0..1200 {
             log.update(&id("g"), vec![("A".into(), alert(AlertState::Pending, nth))]);
         }

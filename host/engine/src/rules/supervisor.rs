@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// The time between two looks whether plugins have other fields.
-const FIELDS_LOOK: Duration = Duration::from_secs(2);
+/// The time between two looks whether plugins have other fields, and whether files can be read by now.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// The groups that run.
 struct RunningGroups {
@@ -47,7 +47,7 @@ pub(crate) async fn supervise(engine: Arc<Engine>, mut stopping: watch::Receiver
     loop {
         let answer: Option<Reload> = tokio::select! {
             asked = asked.recv() => asked,
-            () = tokio::time::sleep(FIELDS_LOOK) => None,
+            () = tokio::time::sleep(LOOK) => None,
             _ = stopping.wait_for(|&stopping| stopping) => break,
         };
         match answer {
@@ -56,9 +56,13 @@ pub(crate) async fn supervise(engine: Arc<Engine>, mut stopping: watch::Receiver
                 // Who asked may have gone.
                 let _ = answer.send(failures);
             }
-            None => running.look_at_fields().await,
+            None => {
+                running.look_at_fields().await;
+                running.read_late().await;
+            }
         }
     }
+    running.groups.values().for_each(|known| known.task.cancel());
     while running.tasks.join_next().await.is_some() {}
 }
 
@@ -104,6 +108,20 @@ impl RunningGroups {
         if let Some((id, group)) = self.of_fields().await {
             self.put(id, group).await;
         }
+    }
+
+    /// Goes on with what could not be read at the start.
+    async fn read_late(&self) {
+        let engine = self.engine.clone();
+        let tasks: Vec<_> = self.groups.values().map(|known| known.task.clone()).collect();
+        let read = tokio::task::spawn_blocking(move || {
+            engine.rules.silences.read_late(engine.clock.now_ms());
+            if engine.rules.state.read_late() {
+                tasks.iter().for_each(|task| task.restore(&engine));
+            }
+        });
+        // It fails only if it panicked.
+        let _ = read.await;
     }
 
     async fn of_fields(&mut self) -> Option<(GroupId, LoadedGroup)> {
