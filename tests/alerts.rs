@@ -317,6 +317,18 @@ fn alerts_of_the_configuration_can_be_about_the_snapshot() {
 }
 
 #[test]
+fn a_rule_that_would_have_too_many_alerts_fails_and_keeps_those_that_it_has() {
+    let measured = Measured::start("queue{zone=\"a\"} 7\nqueue{zone=\"b\"} 7\n");
+    let rules = group("  - {alert: Long, expr: queue > 5}\n");
+    let host = host_with(&measured, &rules, "[alerting]\nmax_alerts = 2\n");
+    host.until("/v1/alerts?state=firing", |alerts| alerts.json().as_array().unwrap().len() == 2);
+    measured.set("queue{zone=\"a\"} 7\nqueue{zone=\"b\"} 7\nqueue{zone=\"c\"} 7\n");
+    let rules = host.until("/api/v1/rules", |rules| rules.body.contains("\"health\":\"err\""));
+    assert!(rules.body.contains("there would be 1 more alerts, with which this host has too many"), "{}", rules.body);
+    assert_eq!(host.get("/v1/alerts?state=firing").json().as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn the_rules_that_come_with_the_program_are_evaluated_without_a_failure() {
     let host = Host::start("alerting = { default_rules = true, interval = '1s' }\npoll.interval = '1s'\n", &[]);
     let all_evaluated = |rules: &Value| {

@@ -173,10 +173,10 @@ impl RunningGroup {
     /// Goes on with alerts that were kept during a restart, by the keys of their rules. Until a time, an alert is not
     /// resolved if its expression does not hold: series may be incomplete that soon after a start.
     pub fn restore(&mut self, alerts: Vec<(String, Alert)>, held_until_ms: i64) {
-        let keys = self.rule_keys();
+        let numbers: BTreeMap<String, usize> =
+            self.rule_keys().into_iter().enumerate().map(|(nth, key)| (key, nth)).collect();
         for (key, alert) in alerts {
-            let state = keys.iter().position(|known| *known == key).and_then(|nth| self.states.get_mut(nth));
-            if let Some(state) = state {
+            if let Some(state) = numbers.get(&key).and_then(|nth| self.states.get_mut(*nth)) {
                 state.alerts.insert(alert.labels.clone(), KnownAlert::of(alert));
                 self.held_until_ms = held_until_ms;
             }
@@ -336,8 +336,9 @@ impl Evaluation<'_> {
         }
         let new = current.keys().filter(|labels| !state.alerts.contains_key(*labels)).count();
         if new > self.room {
+            let room = self.room;
             return Err(format!(
-                "there would be {new} more alerts, with which this host has too many: narrow the rule"
+                "it has {new} new alerts, and there is room for {room}: narrow it, or raise alerting.max_alerts"
             ));
         }
         let is_current: HashSet<Labels> = current.keys().cloned().collect();

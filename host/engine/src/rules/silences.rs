@@ -327,6 +327,24 @@ mod tests {
     }
 
     #[test]
+    fn silences_that_cannot_be_read_are_not_overwritten_and_are_read_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Silences::open(Some(folder.path()), 0);
+        let id = before.add(silence(vec![matcher("a", "b", false)], 0, 100), 0).unwrap().id;
+        let (path, aside) = (folder.path().join(NAME), folder.path().join("aside"));
+        fs::rename(&path, &aside).unwrap();
+        fs::create_dir(&path).unwrap();
+        let silences = Silences::open(Some(folder.path()), 0);
+        let refused = silences.add(silence(vec![matcher("a", "c", false)], 0, 100), 0).unwrap_err();
+        assert!(matches!(refused, InvalidSilence::NotKept(_)));
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        silences.read_late(0);
+        assert_eq!(silences.of(&Labels::from([("a", "b")]), 50), [id]);
+        assert!(silences.add(silence(vec![matcher("a", "c", false)], 0, 100), 0).is_ok());
+    }
+
+    #[test]
     fn a_silence_of_everything_or_of_no_time_is_refused() {
         let silences = Silences::open(None, 0);
         let add = |matchers, starts_ms, ends_ms| silences.add(silence(matchers, starts_ms, ends_ms), 50).unwrap_err();

@@ -329,6 +329,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_read_is_not_written_and_is_read_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = StateLog::open(Some(folder.path()));
+        before.update(&id("g"), vec![("A".into(), alert(AlertState::Firing, 5))]);
+        let path = folder.path().join(NAME);
+        let aside = folder.path().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        // A folder cannot be read as a file.
+        fs::create_dir(&path).unwrap();
+        let log = StateLog::open(Some(folder.path()));
+        assert!(log.trouble().is_some());
+        log.update(&id("h"), vec![("A".into(), alert(AlertState::Pending, 7))]);
+        assert!(!log.read_late());
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        assert!(log.read_late() && log.trouble().is_none() && !log.read_late());
+        assert_eq!(log.of_group(&id("g")).len(), 1);
+        assert_eq!((kept(folder.path(), "g").len(), kept(folder.path(), "h").len()), (1, 1));
+    }
+
+    #[test]
     fn the_file_stays_small_however_often_alerts_change() {
         let folder = tempfile::tempdir().unwrap();
         let log = StateLog::open(Some(folder.path()));
