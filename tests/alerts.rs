@@ -298,8 +298,8 @@ fn the_command_alerts_lists_them_with_their_summaries() {
     let list = |args: &[&str]| run(dropsonde().args(["alerts", "--url", &host.url()]).args(args)).1;
     let all = list(&[]);
     let lines: Vec<Vec<&str>> = all.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["ALERT", "STATE", "SEVERITY", "SINCE", "SUMMARY"]);
-    assert_eq!((&lines[1][..3], &lines[1][4..]), (&["Long", "firing", "page"][..], &["zone", "a"][..]));
+    assert_eq!(lines[0], ["ALERT", "STATE", "SEVERITY", "SINCE", "INSTANCE", "SUMMARY"]);
+    assert_eq!((&lines[1][..3], &lines[1][4..]), (&["Long", "firing", "page"][..], &["app", "zone", "a"][..]));
     assert_eq!(lines[2][..3], ["Waits", "pending", "-"]);
     assert_eq!(list(&["--state", "pending"]).lines().count(), 2);
     assert_eq!(list(&["--state", "resolved"]), "no alerts\n");

@@ -153,6 +153,39 @@ fn a_webhook_hears_of_a_group_once_of_its_changes_and_of_its_end() {
 }
 
 #[test]
+fn a_webhook_that_no_longer_wants_an_alert_is_not_told_that_it_ended() {
+    let hook = Receiver::start();
+    let measured = Measured::start("queue{zone=\"a\"} 7\nqueue{zone=\"b\"} 7\n");
+    let host = host(&measured, &webhook(&hook, "group_by = ['...']"));
+    hook.until_count(2);
+    let text = fs::read_to_string(host.folder().join("dropsonde.toml")).unwrap();
+    host.reconfigure(&text.replace("group_by = ['...']", "group_by = ['...']\nmatch = ['zone!=\"b\"']"));
+    measured.set("queue{zone=\"a\"} 1\nqueue{zone=\"b\"} 7\n");
+    let last = hook.until_count(3)[2].json();
+    assert_eq!(states(&last), [("a".into(), "resolved".into())]);
+}
+
+#[test]
+fn a_rule_file_that_is_renamed_keeps_its_alerts() {
+    let hook = Receiver::start();
+    let measured = Measured::start("queue{zone=\"a\"} 7\n");
+    let folder = tempfile::tempdir().unwrap();
+    let (before, after) = (folder.path().join("a.yml"), folder.path().join("b.yml"));
+    fs::write(&before, rules("")).unwrap();
+    let files = format!("rules = ['{}/*.yml']\n", folder.path().display());
+    let host = Host::start(&format!("{files}{}{}", measured.config(), webhook(&hook, "")), &[]);
+    hook.until_count(1);
+    let fired = host.get("/v1/alerts").json()[0]["fired_at"].clone();
+    fs::rename(&before, &after).unwrap();
+    host.until("/v1/alerts", |alerts| alerts.body.contains("b.yml"));
+    assert_eq!(host.get("/v1/alerts").json()[0]["fired_at"], fired);
+    measured.set("queue{zone=\"a\"} 1\n");
+    let messages = hook.until_count(2);
+    assert_eq!(states(&messages[1].json()), [("a".into(), "resolved".into())]);
+    assert_eq!(messages.len(), 2);
+}
+
+#[test]
 fn a_message_is_repeated_while_its_alerts_fire() {
     let hook = Receiver::start();
     let measured = Measured::start("queue{zone=\"a\"} 7\n");
@@ -176,6 +209,13 @@ fn nobody_is_told_of_silenced_alerts_or_in_muted_times() {
     assert_eq!(host.send_as_writer("DELETE", &format!("/v1/silences/{id}"), "").status, 204);
     let second = hook.until_count(2)[1].json();
     assert_eq!(states(&second), [("a".into(), "firing".into()), ("b".into(), "firing".into())]);
+    // A silence of what was told is no end of it.
+    let silence = silence.replace("\"a\"", "\"b\"");
+    assert_eq!(host.send_as_writer("POST", "/v1/silences", &silence).status, 201);
+    host.until("/v1/alerts", |alerts| alerts.body.contains("silenced_by"));
+    measured.set("queue{zone=\"a\"} 1\nqueue{zone=\"b\"} 7\n");
+    let third = hook.until_count(3)[2].json();
+    assert_eq!(states(&third), [("a".into(), "resolved".into())]);
     assert!(muted.received().is_empty());
 }
 

@@ -181,7 +181,8 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut said: Vec<String> = Vec::new();
     for cause in causes.map(ToString::to_string) {
-        if said.last().is_none_or(|last| !last.contains(&cause)) {
+        // What follows says more than that the client failed.
+        if !cause.starts_with("client error") && said.last().is_none_or(|last| !last.contains(&cause)) {
             said.push(cause);
         }
     }

@@ -1,6 +1,6 @@
 //! Sends alerts to other servers: to Alertmanagers, and as messages to webhooks.
 //!
-//! * [`Deliveries`]: starts and stops what sends. [`options`]: whom to send to.
+//! * [`Deliveries`]: starts and stops what sends. [`options`]: whom to send to. [`check`]: finds what cannot work.
 //! * `alertmanager`: one Alertmanager. `targets`: where Alertmanagers are.
 //! * `webhook`: one webhook: what it was told, what it should know, and the message about the difference.
 //! * `client`: requests, with credentials and TLS. `backoff`: when to try again.
@@ -8,6 +8,7 @@
 
 mod alertmanager;
 mod backoff;
+mod check;
 mod client;
 mod deliveries;
 pub mod options;
@@ -15,4 +16,5 @@ mod payload;
 mod targets;
 mod webhook;
 
+pub use check::check;
 pub use deliveries::Deliveries;

@@ -5,8 +5,11 @@ use dropsonde_promql::{Matcher, parse_selector};
 use hyper::Uri;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -177,12 +180,24 @@ impl<'de> Deserialize<'de> for ClockTime {
 
 impl<'de> Deserialize<'de> for AlertmanagerConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Url(String),
-            Table(Table),
-        }
+        deserializer.deserialize_any(UrlOrTable)
+    }
+}
+
+struct UrlOrTable;
+
+impl<'de> Visitor<'de> for UrlOrTable {
+    type Value = AlertmanagerConfig;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a URL such as \"http://127.0.0.1:9093\", or a table with `url`")
+    }
+
+    fn visit_str<E: de::Error>(self, url: &str) -> Result<AlertmanagerConfig, E> {
+        Ok(AlertmanagerConfig { url: url.to_owned(), access: AccessConfig::default() })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<AlertmanagerConfig, A::Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Table {
@@ -193,13 +208,10 @@ impl<'de> Deserialize<'de> for AlertmanagerConfig {
             ca_file: Option<PathBuf>,
             timeout: Option<Span>,
         }
-        Ok(match Written::deserialize(deserializer)? {
-            Written::Url(url) => Self { url, access: AccessConfig::default() },
-            Written::Table(Table { url, bearer_token_file, username, password_file, ca_file, timeout }) => {
-                let access = AccessConfig { bearer_token_file, username, password_file, ca_file, timeout };
-                Self { url, access }
-            }
-        })
+        let table = Table::deserialize(MapAccessDeserializer::new(table))?;
+        let Table { url, bearer_token_file, username, password_file, ca_file, timeout } = table;
+        let access = AccessConfig { bearer_token_file, username, password_file, ca_file, timeout };
+        Ok(AlertmanagerConfig { url, access })
     }
 }
 
@@ -246,7 +258,7 @@ impl AccessConfig {
             return InvalidValue::of(&format!("{key}.username"), "cannot be set with bearer_token_file");
         }
         if self.username.is_some() != self.password_file.is_some() {
-            return InvalidValue::of(&format!("{key}.username"), "and password_file must be set together");
+            return InvalidValue::of(&format!("{key}.username"), "needs password_file, and the other way round");
         }
         let is_allowed =
             |timeout: &Span| (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&timeout.get());
@@ -267,7 +279,12 @@ impl WebhookConfig {
         match (&self.url, &self.url_file) {
             (Some(url), None) => check_url(&of("url"), url)?,
             (None, Some(_)) => {}
-            _ => return InvalidValue::of(&of("url"), "or url_file must be set, and not both"),
+            _ => return InvalidValue::of(&of("url"), "must be set, or url_file, and not both"),
+        }
+        let is_room =
+            |url: &String| url.contains("/rooms/") && url.trim_end_matches('/').ends_with("/send/m.room.message");
+        if self.format == Format::Matrix && !self.url.as_ref().is_none_or(is_room) {
+            return InvalidValue::of(&of("url"), "must end in /rooms/ROOM/send/m.room.message, for matrix");
         }
         if self.url_file.is_some() && self.name.is_none() {
             return InvalidValue::of(&of("name"), "must be set: the URL is a secret");
@@ -289,11 +306,17 @@ impl WebhookConfig {
             return InvalidValue::of(&of("repeat_interval"), "must be at least 1s");
         }
         for selector in &self.matches {
-            if let Err(why) = parse_selector(&format!("{{{selector}}}")) {
+            if let Err(why) = parsed(selector) {
                 return InvalidValue::of(&of("match"), &format!("has {selector:?}, which is no selector: {why}"));
             }
         }
         for mute in &self.mute {
+            if mute.from.is_some() && mute.from == mute.to {
+                return InvalidValue::of(
+                    &of("mute"),
+                    "needs from and to that differ; without both, whole days are muted",
+                );
+            }
             if mute.days.is_empty() && mute.from.is_none() && mute.to.is_none() {
                 return InvalidValue::of(&of("mute"), "needs days, or from and to; an empty one would mute everything");
             }
@@ -324,9 +347,14 @@ impl WebhookConfig {
     }
 
     pub(crate) fn matchers(&self) -> Vec<Matcher> {
-        let parsed = self.matches.iter().filter_map(|selector| parse_selector(&format!("{{{selector}}}")).ok());
-        parsed.flatten().collect()
+        self.matches.iter().filter_map(|selector| parsed(selector).ok()).flatten().collect()
     }
+}
+
+/// Reads a selector of alerts. Unlike a selector of series it may match everything, so it gets a matcher that all alerts
+/// match.
+fn parsed(selector: &str) -> Result<Vec<Matcher>, String> {
+    parse_selector(&format!("{{alertname!=\"\",{selector}}}")).map_err(|error| error.to_string())
 }
 
 /// Returns an authority without the name and the password that may stand in it.
@@ -359,7 +387,7 @@ mod tests {
     #[test]
     fn a_webhook_that_cannot_work_is_refused_with_its_key() {
         assert_eq!(webhook("url = 'http://127.0.0.1:9/x'"), Ok(()));
-        assert_eq!(webhook("url = 'https://h/x'\nmatch = ['severity=\"critical\"', 'team=~\"a|b\"']"), Ok(()));
+        assert_eq!(webhook("url = 'https://h/x'\nmatch = ['severity!=\"info\"', 'team=~\"a|b\"']"), Ok(()));
         let mute = "mute = [{ days = ['sat', 'sunday'], from = '22:00', to = '07:30', time_zone = 'Europe/Berlin' }]";
         assert_eq!(webhook(&format!("url = 'https://h/x'\n{mute}")), Ok(()));
         for (text, key) in [
@@ -370,6 +398,8 @@ mod tests {
             ("url = 'http://h'\nrepeat_interval = 0", "alerting.webhooks[0].repeat_interval"),
             ("url = 'http://h'\nmatch = ['a b']", "alerting.webhooks[0].match"),
             ("url = 'http://h'\nmute = [{}]", "alerting.webhooks[0].mute"),
+            ("url = 'http://h'\nmute = [{ from = '08:00', to = '08:00' }]", "alerting.webhooks[0].mute"),
+            ("url = 'http://h'\nformat = 'matrix'", "alerting.webhooks[0].url"),
             ("url = 'http://h'\nmute = [{ days = ['sat'], time_zone = 'Moon' }]", "alerting.webhooks[0].mute"),
             ("url = 'http://h'\nusername = 'u'", "alerting.webhooks[0].username"),
             ("url = 'http://h'\nmute = [{ from = '25:00' }]", "\"25:00\" is no time of the day"),
@@ -377,6 +407,17 @@ mod tests {
             let error = webhook(text).unwrap_err();
             assert!(error.starts_with(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_misspelt_key_of_an_alertmanager_is_named() {
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code, reason = "only its error is read")]
+        struct Written {
+            all: Vec<AlertmanagerConfig>,
+        }
+        let error = toml::from_str::<Written>("all = [{ urll = 'http://a:1' }]").unwrap_err();
+        assert!(error.message().contains("unknown field `urll`"), "{error}");
     }
 
     #[test]

@@ -73,7 +73,11 @@ impl<'de> Deserialize<'de> for Span {
             }
 
             fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Span, E> {
-                let seconds = u64::try_from(seconds).map_err(|_| E::custom("a duration must not be negative"))?;
+                self.visit_u64(u64::try_from(seconds).map_err(|_| E::custom("a duration must not be negative"))?)
+            }
+
+            // JSON has these.
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Span, E> {
                 let span = Span::bounded(Duration::from_secs(seconds));
                 span.ok_or_else(|| E::custom(format!("{seconds} s is too long; at most {LONGEST_DAYS}d are allowed")))
             }

@@ -232,7 +232,11 @@ fn check_label(name: &str, at: Location) -> Result<(), RuleFileError> {
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && is_metric_name(name)
         && !name.contains(':');
-    if is_valid { Ok(()) } else { Err(RuleFileError::at(at, format!("{name:?} is not a name of a label here"))) }
+    if is_valid {
+        Ok(())
+    } else {
+        Err(RuleFileError::at(at, format!("{name:?} is not the name of a label: letters of ASCII, digits and _")))
+    }
 }
 
 fn is_metric_name(name: &str) -> bool {
@@ -248,7 +252,11 @@ impl RuleFileError {
     fn of_yaml(error: serde_saphyr::Error) -> Self {
         let at = error.location();
         let text = error.without_snippet().to_string();
-        let why = text.lines().next().unwrap_or_default().to_owned();
+        let first = text.lines().next().unwrap_or_default();
+        // The place is told apart, and the reader is no programmer.
+        let first = first.rsplit_once(" at line ").map_or(first, |(why, _)| why);
+        let hints = ["; use ", ", set DuplicateKeyPolicy"];
+        let why = hints.iter().fold(first, |why, hint| why.split(hint).next().unwrap_or(why)).to_owned();
         Self { line: at.map_or(1, |at| at.line()), column: at.map_or(1, |at| at.column()), why }
     }
 }

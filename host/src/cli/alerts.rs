@@ -34,7 +34,7 @@ pub(super) async fn alerts(args: AlertsArgs, out: &mut Out) -> Result<()> {
         return Ok(writeln!(out, "no alerts")?);
     }
     let width = alerts.iter().map(|alert| alert.name.chars().count()).max().unwrap_or(0).max(5);
-    writeln!(out, "{:<width$}  {:<9} {:<9} {:<20} SUMMARY", "ALERT", "STATE", "SEVERITY", "SINCE")?;
+    writeln!(out, "{:<width$}  {:<9} {:<9} {:<20} {:<16} SUMMARY", "ALERT", "STATE", "SEVERITY", "SINCE", "INSTANCE")?;
     for alert in alerts {
         let since = alert.active_at.split('.').next().unwrap_or_default().trim_end_matches('Z').to_owned();
         let severity = alert.severity.as_deref().unwrap_or("-").to_owned();
@@ -46,7 +46,11 @@ pub(super) async fn alerts(args: AlertsArgs, out: &mut Out) -> Result<()> {
             }
         };
         let silenced = if alert.silenced_by.is_empty() { "" } else { " (silenced)" };
-        let row = format!("{:<width$}  {:<9} {severity:<9} {since:<20} {about}{silenced}", alert.name, alert.state);
+        let instance = ["id", "instance"].iter().find_map(|label| alert.labels.get(*label)).map_or("-", String::as_str);
+        let row = format!(
+            "{:<width$}  {:<9} {severity:<9} {since:<20} {instance:<16} {about}{silenced}",
+            alert.name, alert.state
+        );
         writeln!(out, "{}", harmless(&row))?;
     }
     Ok(())

@@ -13,8 +13,8 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// The most alerts of one message.
-const MOST: usize = 500;
+/// The most alerts of one message for programs.
+const MOST: usize = 10_000;
 
 /// The most alerts of a message that people read.
 const MOST_READ: usize = 20;
@@ -252,9 +252,9 @@ mod tests {
 
     #[test]
     fn a_message_of_very_many_alerts_is_cut() {
-        let many: Vec<_> = (0..600).map(|nth| alert("Full", &nth.to_string(), "info", None)).collect();
+        let many: Vec<_> = (0..10_100).map(|nth| alert("Full", &nth.to_string(), "info", None)).collect();
         let body = body(Format::Alertmanager, many.clone());
-        assert_eq!((body["alerts"].as_array().unwrap().len(), &body["truncatedAlerts"]), (500, &json!(100)));
-        assert_eq!(lines(&notice(many)).last().unwrap(), "and 580 more");
+        assert_eq!((body["alerts"].as_array().unwrap().len(), &body["truncatedAlerts"]), (10_000, &json!(100)));
+        assert_eq!(lines(&notice(many)).last().unwrap(), "and 10080 more");
     }
 }

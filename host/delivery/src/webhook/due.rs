@@ -50,8 +50,9 @@ pub(super) fn due(
     now_ms: i64,
     is_complete: bool,
 ) -> Due {
-    let (nothing, no_alerts) = (KnownGroup::default(), GroupAlerts::new());
-    let (believed, alerts) = (&known.unwrap_or(&nothing).firing, alerts.unwrap_or(&no_alerts));
+    let (nothing, no_alerts) = (KnownGroup::default(), GroupAlerts::default());
+    let believed = &known.unwrap_or(&nothing).firing;
+    let GroupAlerts { alerts, unheard_of } = alerts.unwrap_or(&no_alerts);
     let mut firing: BTreeMap<String, SentAlert> = BTreeMap::new();
     let mut resolved: Vec<SentAlert> = Vec::new();
     let mut unheard = 0;
@@ -65,6 +66,8 @@ pub(super) fn due(
         match alerts.get(key) {
             Some(now) if now.resolved_ms.is_none() => {}
             Some(over) => resolved.push(over.clone()),
+            // It hears of its end when it may hear of it again.
+            None if unheard_of.contains(key) => drop(firing.insert(key.clone(), before.clone())),
             // Its rule is gone, or it was resolved long ago.
             None if is_complete => resolved.push(SentAlert { resolved_ms: Some(now_ms), ..before.clone() }),
             // Its rule may come back.
@@ -83,11 +86,14 @@ pub(super) fn due(
             let is_after = |wait_ms: i64| !(0..wait_ms).contains(&passed_ms);
             let is_over = firing.is_empty() && !resolved.is_empty();
             let is_news = unheard > 0 && (told || !firing.is_empty());
-            let is_repeat = !firing.is_empty() && is_after(timing.repeat_ms);
+            let has_heard = firing.keys().any(|key| !unheard_of.contains(key));
+            let is_repeat = has_heard && is_after(timing.repeat_ms);
             (is_news && is_after(timing.interval_ms)) || is_repeat || (is_over && !timing.sends_resolved)
         }
     };
-    let mut message: Vec<SentAlert> = firing.values().cloned().collect();
+    let is_heard = |key: &&String| !unheard_of.contains(*key);
+    let mut message: Vec<SentAlert> =
+        firing.iter().filter(|(key, _)| is_heard(key)).map(|(_, alert)| alert.clone()).collect();
     if timing.sends_resolved {
         message.extend(resolved);
     }
@@ -97,6 +103,7 @@ pub(super) fn due(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     const TIMING: Timing = Timing { wait_ms: 5_000, interval_ms: 60_000, repeat_ms: 3_600_000, sends_resolved: true };
 
@@ -113,11 +120,27 @@ mod tests {
     }
 
     fn alerts(all: &[SentAlert]) -> GroupAlerts {
-        all.iter().map(|alert| (alert.key(), alert.clone())).collect()
+        let alerts = all.iter().map(|alert| (alert.key(), alert.clone())).collect();
+        GroupAlerts { alerts, ..GroupAlerts::default() }
     }
 
     fn known(firing: &[SentAlert], told_ms: i64) -> KnownGroup {
-        KnownGroup { firing: alerts(firing), told_ms, notices: 1 }
+        KnownGroup { firing: alerts(firing).alerts, told_ms, notices: 1 }
+    }
+
+    #[test]
+    fn an_alert_that_is_silenced_is_neither_repeated_alone_nor_resolved() {
+        let group = known(&[alert("a", 0, None)], 0);
+        let unheard_of = BTreeSet::from([alert("a", 0, None).key()]);
+        let silenced = GroupAlerts { unheard_of: unheard_of.clone(), ..GroupAlerts::default() };
+        let now = due(Some(&group), Some(&silenced), &TIMING, 0, 70_000, true);
+        assert!(!now.is_now && now.firing.len() == 1, "{now:?}");
+        // Another alert of the group is told of without it.
+        let other = GroupAlerts { unheard_of, ..alerts(&[alert("b", 5, None)]) };
+        let now = due(Some(&group), Some(&other), &TIMING, 0, 70_000, true);
+        assert!(now.is_now && now.alerts == [alert("b", 5, None)] && now.firing.len() == 2, "{now:?}");
+        // After its silence, the end of an alert is told.
+        assert_eq!(told(Some(&group), &[alert("a", 0, Some(9))], 70_000), Some(vec!["resolved"]));
     }
 
     /// Returns the states in the message, if one is sent now.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// The folder in the data directory.
@@ -42,7 +43,7 @@ struct KeptGroup {
 
 impl Known {
     /// Reads what a webhook knows. `identity`: a text that no other webhook has.
-    pub(crate) fn open(data: Option<&Path>, identity: &str) -> Self {
+    pub(crate) fn open(data: Option<&Path>, name: &str, identity: &str) -> Self {
         let hash = blake3::hash(identity.as_bytes()).to_hex();
         let path = data.map(|data| data.join(FOLDER).join(format!("{}.json", hash.get(..32).unwrap_or_default())));
         let mut groups = BTreeMap::new();
@@ -50,11 +51,11 @@ impl Known {
             Some(Ok(bytes)) => match serde_json::from_slice::<Vec<KeptGroup>>(&bytes) {
                 Ok(kept) => groups.extend(kept.into_iter().map(|kept| (kept.labels, kept.group))),
                 Err(error) => {
-                    tracing::error!(%error, "the file of what a webhook was told is damaged; telling all again")
+                    tracing::error!(webhook = name, %error, "the file of what a webhook was told is damaged; telling all again")
                 }
             },
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::error!(%error, "cannot read what a webhook was told; telling all again");
+                tracing::error!(webhook = name, %error, "cannot read what a webhook was told; telling all again");
             }
             _ => {}
         }
@@ -69,7 +70,7 @@ impl Known {
             .iter()
             .map(|(labels, group)| KeptGroup { labels: labels.clone(), group: group.clone() })
             .collect();
-        let made = path.parent().map_or(Ok(()), |folder| match fs::create_dir(folder) {
+        let made = path.parent().map_or(Ok(()), |folder| match fs::DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             made => made,
         });

@@ -19,14 +19,21 @@ use dropsonde_promql::Matcher;
 use due::{Due, Timing};
 use known::{GroupLabels, Known};
 use notice::Notice;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// The time between two looks whether a group is due.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The most messages that are sent at a time.
+const AT_ONCE: usize = 8;
+
+/// The time after which it is kept what was told, while there is more to tell. After a crash it is told again.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// The longest time for which alerts are taken as they were: a silence may begin or end.
 const FRESH: Duration = Duration::from_secs(10);
@@ -39,6 +46,8 @@ pub(crate) struct Webhook {
     matchers: Vec<Matcher>,
     client: Client,
     known: Known,
+    /// Whether it was told of something that is not kept yet.
+    has_news: bool,
     /// The alerts as they were, with the revision of the rules and the time.
     latest: Option<(u64, Instant, Arc<Groups>)>,
     /// Since when groups wait that it was not told of yet.
@@ -46,7 +55,20 @@ pub(crate) struct Webhook {
 }
 
 /// The alerts of one group, by their keys.
-type GroupAlerts = BTreeMap<String, SentAlert>;
+#[derive(Debug, Clone, Default)]
+struct GroupAlerts {
+    alerts: BTreeMap<String, SentAlert>,
+    /// The keys of alerts of which it is not to hear now: they are silenced, or it no longer wants them.
+    unheard_of: BTreeSet<String>,
+}
+
+/// What was sent of one group.
+struct Told {
+    labels: GroupLabels,
+    firing: BTreeMap<String, SentAlert>,
+    unheard: usize,
+    result: Result<(), SendError>,
+}
 
 type Groups = BTreeMap<GroupLabels, GroupAlerts>;
 
@@ -55,8 +77,18 @@ impl Webhook {
         let (name, matchers, client) = (config.name(), config.matchers(), Client::new(&config.access())?);
         // With other groups it would be told all again.
         let identity = format!("{name} {:?} {:?} {:?}", config.url, config.url_file, config.group_by);
-        let known = Known::open(data, &identity);
-        Ok(Self { engine, config, name, matchers, client, known, latest: None, waiting: BTreeMap::new() })
+        let known = Known::open(data, &name, &identity);
+        Ok(Self {
+            engine,
+            config,
+            name,
+            matchers,
+            client,
+            known,
+            has_news: false,
+            latest: None,
+            waiting: BTreeMap::new(),
+        })
     }
 
     /// Tells of alerts until it is dropped.
@@ -97,24 +129,55 @@ impl Webhook {
                 due::due(known, alerts, &timing, since_ms, now_ms, is_complete);
             waiting += unheard;
             if is_now {
-                due.push((labels, alerts, firing));
+                due.push((labels, alerts, firing, unheard));
             }
         }
-        self.engine.metrics.remotes.waiting.with_label_values(&[&self.name]).set(waiting as i64);
-        let mut result = Ok(());
-        for (labels, alerts, firing) in due {
-            match self.tell(labels, alerts, firing, now_ms).await {
-                Err(error) if error.can_work_later => return Err(error),
-                // The server does not like this message, and may like the next one.
-                Err(error) => result = Err(error),
-                Ok(()) => {}
+        let gauge = self.engine.metrics.remotes.waiting.with_label_values(&[&self.name]);
+        gauge.set(waiting as i64);
+        let (mut result, mut kept) = (Ok(()), Instant::now());
+        let mut due = due.into_iter();
+        loop {
+            let some: Vec<_> = due.by_ref().take(AT_ONCE).collect();
+            if some.is_empty() {
+                break;
+            }
+            let mut sending = JoinSet::new();
+            for (labels, alerts, firing, unheard) in some {
+                let sent = self.send(labels.clone(), alerts);
+                sending.spawn(async move { Told { labels, firing, unheard, result: sent.await } });
+            }
+            let mut goes_on = true;
+            while let Some(told) = sending.join_next().await {
+                let Ok(Told { labels, firing, unheard, result: sent }) = told else { continue };
+                match sent {
+                    Ok(()) => {
+                        waiting -= unheard;
+                        self.note(labels, firing, now_ms);
+                    }
+                    // The server may not like this message, and like the next one.
+                    Err(error) => {
+                        goes_on &= !error.can_work_later;
+                        result = Err(error);
+                    }
+                }
+            }
+            gauge.set(waiting as i64);
+            if kept.elapsed() > KEPT {
+                self.keep().await;
+                kept = Instant::now();
+            }
+            if !goes_on {
+                break;
             }
         }
         self.forget(now_ms);
+        if self.has_news {
+            self.keep().await;
+        }
         result
     }
 
-    /// Returns the alerts that it is to know of, by group. Those that are silenced now are left out.
+    /// Returns the alerts, by group.
     async fn groups(&mut self, now_ms: i64) -> Arc<Groups> {
         let revision = *self.engine.rules.revision().borrow();
         if let Some((known, at, groups)) = &self.latest
@@ -132,8 +195,12 @@ impl Webhook {
                 let Some(alert) = SentAlert::of(&listed, &options) else { continue };
                 let value = |name: &str| alert.labels.get(name).map_or("", String::as_str);
                 let is_wanted = matchers.iter().all(|matcher| matcher.matches(value(&matcher.name)));
-                if is_wanted && engine.rules.silences.of(&listed.alert.labels, now_ms).is_empty() {
-                    groups.entry(group_labels(&alert, &group_by)).or_default().insert(alert.key(), alert);
+                let is_heard = is_wanted && engine.rules.silences.of(&listed.alert.labels, now_ms).is_empty();
+                let group = groups.entry(group_labels(&alert, &group_by)).or_default();
+                if is_heard {
+                    group.alerts.insert(alert.key(), alert);
+                } else {
+                    group.unheard_of.insert(alert.key());
                 }
             }
             Arc::new(groups)
@@ -143,30 +210,36 @@ impl Webhook {
         groups
     }
 
-    async fn tell(
-        &mut self,
-        labels: GroupLabels,
-        alerts: Vec<SentAlert>,
-        firing: BTreeMap<String, SentAlert>,
-        now_ms: i64,
-    ) -> Result<(), SendError> {
-        let url = match (&self.config.url, &self.config.url_file) {
-            (None, Some(file)) => secret(file).await?,
-            (url, _) => url.clone().unwrap_or_default(),
-        };
+    /// Returns what sends a message about a group.
+    fn send(&self, labels: GroupLabels, alerts: Vec<SentAlert>) -> impl Future<Output = Result<(), SendError>> + use<> {
         let external_url = self.engine.options.load().rules.external_url.clone();
         let nth = self.known.groups.get(&labels).map_or(0, |known| known.notices);
-        let notice = Notice { receiver: &self.name, external_url: &external_url, labels: labels.clone(), alerts, nth };
-        let message = body::message(self.config.format, &url, &notice);
-        // A group whose end nobody wants to hear of has no alerts left to tell.
-        if !notice.alerts.is_empty() {
-            report(&self.engine, &self.name, notice.alerts.len(), self.client.send(message)).await?;
+        let (engine, config, client, name) =
+            (self.engine.clone(), self.config.clone(), self.client.clone(), self.name.clone());
+        async move {
+            // A group whose end nobody wants to hear of has no alerts left to tell.
+            if alerts.is_empty() {
+                return Ok(());
+            }
+            let count = alerts.len();
+            let sent = async {
+                let url = match (&config.url, &config.url_file) {
+                    (None, Some(file)) => secret(file).await?,
+                    (url, _) => url.clone().unwrap_or_default(),
+                };
+                let notice = Notice { receiver: &name, external_url: &external_url, labels, alerts, nth };
+                client.send(body::message(config.format, &url, &notice)).await
+            };
+            report(&engine, &name, count, sent).await
         }
-        let known = self.known.groups.entry(labels.clone()).or_default();
-        (known.firing, known.told_ms, known.notices) = (firing, now_ms, nth + 1);
+    }
+
+    /// Notes what it was told of a group.
+    fn note(&mut self, labels: GroupLabels, firing: BTreeMap<String, SentAlert>, now_ms: i64) {
         self.waiting.remove(&labels);
-        self.keep().await;
-        Ok(())
+        let known = self.known.groups.entry(labels).or_default();
+        (known.firing, known.told_ms, known.notices) = (firing, now_ms, known.notices + 1);
+        self.has_news = true;
     }
 
     /// Forgets groups that are over, and that nobody needs to be told of again soon.
@@ -179,6 +252,7 @@ impl Webhook {
 
     /// Keeps what it knows, off the server's threads.
     async fn keep(&mut self) {
+        self.has_news = false;
         let known = std::mem::take(&mut self.known);
         let kept = tokio::task::spawn_blocking(move || {
             known.keep();

@@ -98,6 +98,14 @@ impl RuleOptions {
         if !(1..=1_000_000).contains(&self.max_alerts) {
             return InvalidValue::of("alerting.max_alerts", "must be at least 1 and at most 1000000");
         }
+        let is_url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        if !self.external_url.is_empty() && !is_url(&self.external_url) {
+            return InvalidValue::of("alerting.external_url", "must be a URL such as https://dropsonde.example/");
+        }
+        if let Some(name) = self.external_labels.keys().find(|name| !is_label(name)) {
+            let why = format!("has {name:?}, which is not the name of a label: letters, digits and `_`");
+            return InvalidValue::of("alerting.external_labels", &why);
+        }
         let mut names = BTreeSet::new();
         for (nth, alert) in self.alerts.iter().enumerate() {
             let key = format!("alerts[{nth}]");
@@ -155,6 +163,11 @@ impl AlertConfig {
         }
         super::check_labels(&of("labels"), &self.labels)
     }
+}
+
+fn is_label(name: &str) -> bool {
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    begins && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && name != "alertname"
 }
 
 /// Returns whether an expression leaves out series, so that it can hold or not.

@@ -87,7 +87,7 @@ fn rule(alert: &AlertConfig, when: &str) -> Option<Rule> {
         span.map_or(0, |span| i64::try_from(span.get().as_millis()).unwrap_or(i64::MAX))
     };
     let template = |text: &str| Template::parse(text).ok();
-    let usual = format!("{{{{ $value | humanize }}}}: {}", alert.when.replace("{{", "{ {"));
+    let usual = format!("{}: it is {{{{ $value | printf \"%.4g\" }}}}", alert.when.replace("{{", "{ {"));
     let summary = template(alert.summary.as_deref().unwrap_or(&usual))?;
     let kind = RuleKind::Alerting(Box::new(AlertingRule {
         name: alert.name.clone(),

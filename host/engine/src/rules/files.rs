@@ -44,7 +44,12 @@ impl LoadedRules {
             }
             names.extend(found);
         }
+        let mut seen = BTreeSet::new();
         for path in names {
+            // Two globs can name one file in different ways.
+            if fs::canonicalize(&path).is_ok_and(|real| !seen.insert(real)) {
+                continue;
+            }
             let file = path.to_string_lossy().into_owned();
             match text_of(&path) {
                 Ok(text) => loaded.add(&file, &text),

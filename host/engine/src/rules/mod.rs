@@ -142,7 +142,26 @@ impl Rules {
         let failures = self.failures.read().unwrap_or_else(PoisonError::into_inner);
         let unknown = self.unknown_fields.read().unwrap_or_else(PoisonError::into_inner);
         let of_files = failures.iter().map(RuleFileFailure::to_string);
-        of_files.chain(unknown.iter().cloned()).chain(self.state.trouble()).collect()
+        of_files.chain(unknown.iter().cloned()).chain(self.failing()).chain(self.state.trouble()).collect()
+    }
+
+    /// Says how many rules cannot be evaluated, and why the first of them cannot.
+    fn failing(&self) -> Option<String> {
+        let groups = self.groups();
+        let failing = |group: &Arc<GroupReport>| {
+            let rules = group.group.rules.iter().zip(&group.rules);
+            let why = |report: &RuleReport| report.evaluated.as_ref()?.failure.clone();
+            let failing = rules.filter_map(|(rule, report)| {
+                Some(format!("{} in the group {} of {}: {}", rule.name(), group.id.name, group.id.file, why(report)?))
+            });
+            failing.collect::<Vec<_>>()
+        };
+        let mut all = groups.iter().flat_map(failing);
+        let first = all.next()?;
+        Some(match all.count() {
+            0 => format!("a rule cannot be evaluated: {first}"),
+            more => format!("{} rules cannot be evaluated; the first is {first}", more + 1),
+        })
     }
 
     /// Tells readers that something has changed.

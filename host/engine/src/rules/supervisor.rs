@@ -5,6 +5,7 @@ use super::files::{LoadedGroup, LoadedRules};
 use super::group_task::GroupTask;
 use super::{GroupId, Reload, RuleFileFailure};
 use crate::Engine;
+use dropsonde_rules::RunningGroup;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Release;
 use std::sync::{Arc, PoisonError};
@@ -78,7 +79,7 @@ impl RunningGroups {
             tracing::error!(
                 file = failure.file,
                 error = failure.why,
-                "cannot read a rule file; its earlier rules stay"
+                "cannot read a rule file; the rules that it had before, if any, stay"
             );
         }
         self.fields = FieldAlerts::of(&options.rules.alerts);
@@ -90,8 +91,19 @@ impl RunningGroups {
             .filter(|id| !groups.contains_key(*id) && !failed.contains(&&*id.file))
             .cloned()
             .collect();
-        for id in gone {
-            self.remove(&id).await;
+        for old in gone {
+            // A file that was renamed has the same groups under another name.
+            let is_renamed = |(id, group): &(&GroupId, &LoadedGroup)| {
+                let known = self.groups.get(&old);
+                id.name == old.name
+                    && !self.groups.contains_key(*id)
+                    && known.is_some_and(|known| known.file_hash == group.file_hash)
+            };
+            let new = groups.iter().find(is_renamed).map(|(id, group)| (id.clone(), group.clone()));
+            let before = self.remove(&old).await;
+            if let Some((id, group)) = new {
+                self.start(id, group, before).await;
+            }
         }
         for (id, group) in groups {
             self.put(id, group).await;
@@ -144,10 +156,18 @@ impl RunningGroups {
             return;
         }
         let before = self.groups.remove(&id).map(|known| known.task);
-        let (engine, own) = (self.engine.clone(), id.clone());
         // The group before may be in the middle of an evaluation.
+        let ended = tokio::task::spawn_blocking(move || before.map(|before| before.end(None)));
+        let before = ended.await.unwrap_or_default();
+        self.start(id, LoadedGroup { group, file_hash }, before).await;
+    }
+
+    /// Starts a group that goes on with the alerts of another.
+    async fn start(&mut self, id: GroupId, loaded: LoadedGroup, before: Option<RunningGroup>) {
+        let LoadedGroup { group, file_hash } = loaded;
+        let interval_ms = self.engine.options.load().rules.interval.get().as_millis();
+        let (engine, own) = (self.engine.clone(), id.clone());
         let begun = tokio::task::spawn_blocking(move || {
-            let before = before.map(|before| before.end(None));
             let task = Arc::new(GroupTask::new(&engine, own, group, before)?);
             task.announce(&engine);
             Ok::<_, dropsonde_store::InvalidInstanceId>(task)
@@ -159,14 +179,15 @@ impl RunningGroups {
         self.groups.insert(id, KnownGroup { file_hash, interval_ms, task });
     }
 
-    async fn remove(&mut self, id: &GroupId) {
-        let Some(known) = self.groups.remove(id) else { return };
+    /// Ends a group. Returns its rules with their alerts.
+    async fn remove(&mut self, id: &GroupId) -> Option<RunningGroup> {
+        let known = self.groups.remove(id)?;
         let now_ms = self.engine.clock.now_ms();
-        let ended = tokio::task::spawn_blocking(move || known.task.end(Some(now_ms)));
         // It fails only if it panicked.
-        let _ = ended.await;
+        let ended = tokio::task::spawn_blocking(move || known.task.end(Some(now_ms))).await.ok();
         self.engine.rules.withdraw(id);
         let group = [&*id.file, &*id.name].join(";");
         self.engine.metrics.rules.forget(&group);
+        ended
     }
 }

@@ -40,6 +40,11 @@ pub(crate) async fn rules(
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&parameters)?;
     let engine = app.engine.clone();
+    if let Some(after) = &wanted.after
+        && !engine.rules.groups().iter().any(|group| token(group) == *after)
+    {
+        return Err(Failure::invalid("group_next_token", "it is not of an answer before, or the rules have changed"));
+    }
     let listed = query(&app, &caller.peer, move || {
         let is_wanted = |group: &Arc<GroupReport>| {
             (wanted.groups.is_empty() || wanted.groups.iter().any(|name| **name == *group.id.name))

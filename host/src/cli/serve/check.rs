@@ -27,6 +27,9 @@ pub(super) async fn check(config: &Config) -> Result<()> {
         note(check_token(config, &file));
     }
     note(check_listen(&config.listen));
+    for why in dropsonde_delivery::check(&config.delivery()) {
+        note(Err(anyhow!(why)));
+    }
     for failure in rules::check(&engine.rules) {
         note(Err(anyhow!("{}: {}", failure.file, failure.why)));
     }

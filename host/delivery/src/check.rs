@@ -1,0 +1,37 @@
+//! Finds what cannot work in whom alerts are sent to, without sending anything.
+
+use crate::client::Client;
+use crate::options::{AccessConfig, DeliveryOptions};
+use crate::targets::targets;
+use std::path::Path;
+
+/// Reads all files that a configuration names. Returns what is wrong with them, a sentence each.
+pub fn check(options: &DeliveryOptions) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (nth, alertmanager) in options.alertmanagers.iter().enumerate() {
+        wrong.extend(access(&format!("alerting.alertmanagers[{nth}]"), &alertmanager.access));
+    }
+    for (nth, webhook) in options.webhooks.iter().enumerate() {
+        let key = format!("alerting.webhooks[{nth}]");
+        wrong.extend(webhook.url_file.as_ref().and_then(|file| unreadable(&key, file)));
+        wrong.extend(access(&key, &webhook.access()));
+    }
+    wrong.extend(
+        targets(options).1.into_iter().map(|(file, why)| format!("alerting.alertmanager_files: {file}: {why}")),
+    );
+    wrong
+}
+
+fn access(key: &str, access: &AccessConfig) -> Vec<String> {
+    let files = access.bearer_token_file.iter().chain(&access.password_file);
+    let mut wrong: Vec<String> = files.filter_map(|file| unreadable(key, file)).collect();
+    if let Err(error) = Client::new(access) {
+        wrong.push(format!("{key}.ca_file: {error:#}"));
+    }
+    wrong
+}
+
+fn unreadable(key: &str, file: &Path) -> Option<String> {
+    let error = std::fs::read_to_string(file).err()?;
+    Some(format!("{key}: cannot read {}: {}", file.display(), dropsonde_model::text::os_error(&error)))
+}
