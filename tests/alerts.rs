@@ -1,6 +1,6 @@
 //! Rules and alerts in a running host: rule files, alerts of the configuration, their API, and restarts.
 
-use crate::harness::{Host, Measured, dropsonde, run, wait_until};
+use crate::harness::{Host, Measured, dropsonde, host_with_rules, put_rules, run, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -13,27 +13,6 @@ fn asked(host: &Host, expression: &str) -> Vec<(Value, f64)> {
         found.iter().map(|one| (one["metric"].clone(), one["value"][1].as_str().unwrap().parse().unwrap())).collect();
     found.sort_by_key(|(labels, _)| labels.to_string());
     found
-}
-
-/// Starts a host with a rule file in its folder.
-fn host_with(measured: &Measured, rules: &str, more: &str) -> Host {
-    let host = Host::start(&configuration(measured, more), &[]);
-    put(&host, "a.yml", rules);
-    host
-}
-
-fn configuration(measured: &Measured, more: &str) -> String {
-    // Keys of the whole come before sections.
-    format!("rules = ['rules/*.yml']\n{}{more}", measured.config())
-}
-
-/// Writes a rule file at once, and waits until it is in force or refused.
-fn put(host: &Host, name: &str, rules: &str) {
-    let folder = host.folder().join("rules");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("new"), rules).unwrap();
-    fs::rename(folder.join("new"), folder.join(name)).unwrap();
-    assert_ne!(host.send_as_admin("POST", "/v1/reload", b"").status, 0);
 }
 
 fn group(rules: &str) -> String {
@@ -59,7 +38,7 @@ fn rules_see_what_earlier_ones_of_their_group_made_and_all_of_it_is_in_history()
                  \x20 - {record: 'queue:sum', expr: 'sum(zone:queue:sum)'}\n\
                  \x20 - {alert: Long, expr: 'queue:sum > 5', labels: {severity: page}, annotations: {summary: '{{ $value }} wait'}}\n\
                  \x20 - {record: 'alerts:count', expr: 'count(ALERTS{alertstate=\"firing\"})'}\n";
-    let host = host_with(&measured, &group(rules), "");
+    let host = host_with_rules(&measured, &group(rules), "");
     wait_until("no alert is counted", || {
         asked(&host, "alerts:count") == [(json!({ "__name__": "alerts:count" }), 1.0)]
     });
@@ -82,7 +61,7 @@ fn rules_and_alerts_are_listed_as_prometheus_lists_them() {
     let rules = "  - {record: 'queue:double', expr: queue * 2}\n\
                  \x20 - {alert: Long, expr: queue > 5, for: 1h, keep_firing_for: 5m, labels: {severity: '{{ \"x\" }}'}, annotations: {summary: 'at {{ $value }}'}}\n\
                  \x20 - {alert: Broken, expr: 'queue * on() group_left() (queue or vector(1))'}\n";
-    let host = host_with(&measured, &group(rules), "");
+    let host = host_with_rules(&measured, &group(rules), "");
     until_state(&host, "Long", "pending");
     let mut listed = host.get("/api/v1/rules").json();
     let group = &mut listed["data"]["groups"][0];
@@ -125,10 +104,10 @@ fn rules_and_alerts_are_listed_as_prometheus_lists_them() {
 #[test]
 fn a_rule_file_with_a_mistake_leaves_its_earlier_rules_in_force_and_health_names_the_place() {
     let measured = Measured::start("queue 7\n");
-    let host = host_with(&measured, &group("  - {record: one, expr: queue}\n"), "");
+    let host = host_with_rules(&measured, &group("  - {record: one, expr: queue}\n"), "");
     wait_until("no rule is evaluated", || asked(&host, "one").len() == 1);
-    put(&host, "b.yml", &group("  - {record: other, expr: queue}\n"));
-    put(&host, "a.yml", &group("  - {record: two, expr: 'queue +'}\n"));
+    put_rules(&host, "b.yml", &group("  - {record: other, expr: queue}\n"));
+    put_rules(&host, "a.yml", &group("  - {record: two, expr: 'queue +'}\n"));
     let health = host.until("/health", |health| health.body.contains("a.yml"));
     let place = "rules/a.yml are not in force: 5:25: expr: 1:8: parse error: expected an expression, but the text ends";
     assert!(health.body.contains(place), "{}", health.body);
@@ -193,7 +172,7 @@ fn a_restart_neither_forgets_a_pending_alert_nor_resolves_a_firing_one() {
     let measured = Measured::start("queue{zone=\"a\"} 7\nlast 1\n");
     let rules = "  - {alert: Fires, expr: queue > 5}\n  - {alert: Waits, expr: queue > 5, for: 1h}\n\
                  \x20 - {alert: Over, expr: last > 0}\n";
-    let host = host_with(&measured, &group(rules), "");
+    let host = host_with_rules(&measured, &group(rules), "");
     let before = [until_state(&host, "Fires", "firing"), until_state(&host, "Waits", "pending")];
     until_state(&host, "Over", "firing");
     measured.set("queue{zone=\"a\"} 7\nlast 0\n");
@@ -217,14 +196,14 @@ fn a_restart_neither_forgets_a_pending_alert_nor_resolves_a_firing_one() {
 fn a_changed_rule_keeps_the_alerts_that_it_has_in_common_with_the_earlier_one() {
     let measured = Measured::start("queue 7\n");
     let rule = |more: &str| group(&format!("  - {{alert: Long, expr: queue > 5, {more}}}\n"));
-    let host = host_with(&measured, &rule("annotations: {summary: one}"), "");
+    let host = host_with_rules(&measured, &rule("annotations: {summary: one}"), "");
     let before = until_state(&host, "Long", "firing");
-    put(&host, "a.yml", &rule("annotations: {summary: two}"));
+    put_rules(&host, "a.yml", &rule("annotations: {summary: two}"));
     host.until("/v1/alerts", |alerts| alerts.json()[0]["annotations"]["summary"] == "two");
     let after = until_state(&host, "Long", "firing");
     assert_eq!(before["fired_at"], after["fired_at"]);
     // It must hold for longer now than it has held.
-    put(&host, "a.yml", &rule("for: 1h"));
+    put_rules(&host, "a.yml", &rule("for: 1h"));
     let pending = until_state(&host, "Long", "pending");
     assert_eq!(pending["active_at"], before["active_at"]);
 }
@@ -233,7 +212,7 @@ fn a_changed_rule_keeps_the_alerts_that_it_has_in_common_with_the_earlier_one() 
 fn a_stream_tells_of_all_active_alerts_and_then_of_each_change() {
     let measured = Measured::start("queue 7\nother 0\n");
     let rules = "  - {alert: Long, expr: queue > 5}\n  - {alert: Other, expr: other > 5}\n";
-    let host = host_with(&measured, &group(rules), "");
+    let host = host_with_rules(&measured, &group(rules), "");
     until_state(&host, "Long", "firing");
     let mut stream = host.stream("/v1/alerts/stream");
     assert_eq!(stream.head.header("content-type"), Some("text/event-stream"));
@@ -251,7 +230,7 @@ fn a_stream_tells_of_all_active_alerts_and_then_of_each_change() {
 #[test]
 fn silences_are_made_listed_and_ended_by_those_who_may_write() {
     let measured = Measured::start("queue{zone=\"a\"} 7\nqueue{zone=\"b\"} 7\n");
-    let host = host_with(&measured, &group("  - {alert: Long, expr: queue > 5}\n"), "");
+    let host = host_with_rules(&measured, &group("  - {alert: Long, expr: queue > 5}\n"), "");
     until_state(&host, "Long", "firing");
     let matchers = "[{\"name\":\"alertname\",\"value\":\"L.*\",\"isRegex\":true},{\"name\":\"zone\",\"value\":\"a\"}]";
     let body = format!("{{\"matchers\":{matchers},\"duration\":\"1h\",\"createdBy\":\"me\",\"comment\":\"known\"}}");
@@ -292,7 +271,7 @@ fn the_command_alerts_lists_them_with_their_summaries() {
     let measured = Measured::start("queue{zone=\"a\"} 7\n");
     let rules = "  - {alert: Long, expr: queue > 5, labels: {severity: page}, annotations: {summary: 'zone {{ $labels.zone }}'}}\n\
                  \x20 - {alert: Waits, expr: queue > 5, for: 1h}\n";
-    let host = host_with(&measured, &group(rules), "");
+    let host = host_with_rules(&measured, &group(rules), "");
     until_state(&host, "Long", "firing");
     until_state(&host, "Waits", "pending");
     let list = |args: &[&str]| run(dropsonde().args(["alerts", "--url", &host.url()]).args(args)).1;
@@ -320,11 +299,15 @@ fn alerts_of_the_configuration_can_be_about_the_snapshot() {
 fn a_rule_that_would_have_too_many_alerts_fails_and_keeps_those_that_it_has() {
     let measured = Measured::start("queue{zone=\"a\"} 7\nqueue{zone=\"b\"} 7\n");
     let rules = group("  - {alert: Long, expr: queue > 5}\n");
-    let host = host_with(&measured, &rules, "[alerting]\nmax_alerts = 2\n");
+    let host = host_with_rules(&measured, &rules, "[alerting]\nmax_alerts = 2\n");
     host.until("/v1/alerts?state=firing", |alerts| alerts.json().as_array().unwrap().len() == 2);
     measured.set("queue{zone=\"a\"} 7\nqueue{zone=\"b\"} 7\nqueue{zone=\"c\"} 7\n");
     let rules = host.until("/api/v1/rules", |rules| rules.body.contains("\"health\":\"err\""));
-    assert!(rules.body.contains("there would be 1 more alerts, with which this host has too many"), "{}", rules.body);
+    assert!(
+        rules.body.contains("it has 1 new alerts, and there is room for 0: narrow it, or raise alerting.max_alerts"),
+        "{}",
+        rules.body
+    );
     assert_eq!(host.get("/v1/alerts?state=firing").json().as_array().unwrap().len(), 2);
 }
 
@@ -342,7 +325,7 @@ fn the_rules_that_come_with_the_program_are_evaluated_without_a_failure() {
 #[test]
 fn a_link_of_an_alert_leads_to_its_expression() {
     let measured = Measured::start("queue 7\n");
-    let host = host_with(&measured, &group("  - {alert: Long, expr: 'queue{id=\"app\"} > 5'}\n"), "");
+    let host = host_with_rules(&measured, &group("  - {alert: Long, expr: 'queue{id=\"app\"} > 5'}\n"), "");
     let url = until_state(&host, "Long", "firing")["url"].as_str().unwrap().to_owned();
     let (_, path) = url.split_once("/graph?").unwrap();
     let led = host.get(&format!("/graph?{path}"));
@@ -355,7 +338,7 @@ fn a_group_that_takes_too_long_keeps_its_ticks_and_counts_what_it_missed() {
     let measured = Measured::start("queue 7\n");
     // Each of these takes long enough that all of them take longer than the interval.
     let slow = "  - {record: slow, expr: 'sum(sum_over_time(vector(1)[100d:1s]))'}\n";
-    let host = host_with(&measured, &group(slow), "");
+    let host = host_with_rules(&measured, &group(slow), "");
     let missed = || {
         let metrics = host.get("/metrics").body;
         let line = metrics

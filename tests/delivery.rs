@@ -1,25 +1,17 @@
 //! Alerts that are sent elsewhere: to Debian's Alertmanager, and to webhooks that are slow, broken or away.
 
-use crate::harness::{Host, Measured, Receiver, Server, TestServer, wait_until};
+use crate::harness::{Host, Measured, Receiver, Server, TestServer, host_with_rules, wait_until};
+use crate::servers::say_not_tested;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, Instant};
 
-fn rules(more: &str) -> String {
-    let rules = "  - {alert: Long, expr: queue > 5, labels: {severity: page}, annotations: {summary: '{{ $labels.zone }} has {{ $value }}'}}\n";
-    format!("groups:\n- name: g\n  interval: 200ms\n  rules:\n{rules}{more}")
-}
+const RULES: &str = "groups:\n- name: g\n  interval: 200ms\n  rules:\n  - alert: Long\n    expr: queue > 5\n    \
+                     labels: {severity: page}\n    annotations: {summary: '{{ $labels.zone }} has {{ $value }}'}\n";
 
 /// Starts a host with the rules above and a part of `[alerting]`.
 fn host(measured: &Measured, alerting: &str) -> Host {
-    host_with(measured, &rules(""), alerting)
-}
-
-fn host_with(measured: &Measured, rules: &str, alerting: &str) -> Host {
-    let folder = tempfile::tempdir().unwrap().keep();
-    fs::write(folder.join("a.yml"), rules).unwrap();
-    let files = format!("rules = ['{}']\n", folder.join("*.yml").display());
-    Host::start(&format!("{files}{}{alerting}", measured.config()), &[])
+    host_with_rules(measured, RULES, alerting)
 }
 
 fn webhook(receiver: &Receiver, more: &str) -> String {
@@ -48,7 +40,7 @@ fn alertmanager(receiver: &Receiver) -> Option<Server> {
     );
     let started = Server::alertmanager_with(&config);
     if started.is_none() {
-        eprintln!("not tested: Alertmanager's templates cannot be mounted here");
+        say_not_tested("Alertmanager's templates cannot be mounted here");
     }
     started
 }
@@ -169,11 +161,8 @@ fn a_webhook_that_no_longer_wants_an_alert_is_not_told_that_it_ended() {
 fn a_rule_file_that_is_renamed_keeps_its_alerts() {
     let hook = Receiver::start();
     let measured = Measured::start("queue{zone=\"a\"} 7\n");
-    let folder = tempfile::tempdir().unwrap();
-    let (before, after) = (folder.path().join("a.yml"), folder.path().join("b.yml"));
-    fs::write(&before, rules("")).unwrap();
-    let files = format!("rules = ['{}/*.yml']\n", folder.path().display());
-    let host = Host::start(&format!("{files}{}{}", measured.config(), webhook(&hook, "")), &[]);
+    let host = host(&measured, &webhook(&hook, ""));
+    let (before, after) = (host.folder().join("rules/a.yml"), host.folder().join("rules/b.yml"));
     hook.until_count(1);
     let fired = host.get("/v1/alerts").json()[0]["fired_at"].clone();
     fs::rename(&before, &after).unwrap();

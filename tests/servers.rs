@@ -81,7 +81,7 @@ fn series(answer: &Value, own: &[&str]) -> BTreeSet<BTreeMap<String, String>> {
     all.map(others).collect()
 }
 
-fn say_not_tested(why: &str) {
+pub(crate) fn say_not_tested(why: &str) {
     let _ = writeln!(std::io::stderr(), "not tested: {why}");
 }
 

@@ -1,8 +1,9 @@
 //! What alerts are about and who is told of them: values that a test sets, and a server that keeps what it gets.
 
 use super::MadeServer;
-use super::host::wait_until;
+use super::host::{Host, wait_until};
 use serde_json::Value;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,22 @@ use std::sync::{Arc, Mutex};
 pub(crate) struct Measured {
     server: MadeServer,
     text: Arc<Mutex<String>>,
+}
+
+/// Starts a host with the rules of a file in its folder. Keys of the whole come before sections, which `more` can have.
+pub(crate) fn host_with_rules(measured: &Measured, rules: &str, more: &str) -> Host {
+    let host = Host::start(&format!("rules = ['rules/*.yml']\n{}{more}", measured.config()), &[]);
+    put_rules(&host, "a.yml", rules);
+    host
+}
+
+/// Writes a rule file at once, and waits until it is in force or refused.
+pub(crate) fn put_rules(host: &Host, name: &str, rules: &str) {
+    let folder = host.folder().join("rules");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("new"), rules).unwrap();
+    fs::rename(folder.join("new"), folder.join(name)).unwrap();
+    host.send_as_admin("POST", "/v1/reload", b"");
 }
 
 impl Measured {

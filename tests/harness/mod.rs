@@ -13,7 +13,7 @@ mod server;
 mod servers;
 mod wall_clock;
 
-pub(crate) use alerting::{Measured, Received, Receiver};
+pub(crate) use alerting::{Measured, Received, Receiver, host_with_rules, put_rules};
 pub(crate) use browser::Browser;
 pub(crate) use client::{EventStream, Response, connect_from, request, send, stream};
 pub(crate) use collector::{Collector, attribute};

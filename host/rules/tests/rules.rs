@@ -124,7 +124,7 @@ fn a_mistake_in_a_rule_file_has_its_line_and_column() {
         (group("{ record: a-b, expr: up }"), "4:19", "not a metric's name"),
         (group("{ record: a, expr: up, for: 1m }"), "4:19", "has no for"),
         (group("{ alert: a, expr: up, for: 1 minute }"), "4:36", "1 minute"),
-        (group("{ alert: a, expr: up, labels: { a-b: c } }"), "4:46", "not a name of a label"),
+        (group("{ alert: a, expr: up, labels: { a-b: c } }"), "4:46", "not the name of a label"),
         (group("{ alert: a, expr: up, annotations: { s: '{{ $x }}' } }"), "4:49", "undefined variable"),
         (group("{ alert: a, expr: 'up[5m]' }"), "4:27", "instant vector"),
     ] {
