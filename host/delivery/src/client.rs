@@ -20,6 +20,9 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+/// The most requests to one server at a time.
+pub(crate) const AT_ONCE: usize = 8;
+
 /// The longest answer that is read, in bytes: only its beginning is for people.
 const LONGEST_ANSWER: usize = 64 << 10;
 
@@ -75,7 +78,7 @@ impl Client {
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = HyperClient::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(60))
-            .pool_max_idle_per_host(1)
+            .pool_max_idle_per_host(AT_ONCE)
             .build(connector);
         Ok(Self { client, access: access.clone() })
     }

@@ -127,40 +127,68 @@ impl Rule {
 impl RuleFile {
     /// Reads a rule file. Returns its first mistake: of YAML, of the format, of an expression or of a template.
     pub fn parse(text: &str) -> Result<Self, RuleFileError> {
+        let (file, mut mistakes) = Self::parse_all(text);
+        if mistakes.is_empty() { Ok(file) } else { Err(mistakes.swap_remove(0)) }
+    }
+
+    /// Reads a rule file. Returns what could be read, and all mistakes, in the order of the file's groups; a mistake of
+    /// YAML is the only one.
+    pub fn parse_all(text: &str) -> (Self, Vec<RuleFileError>) {
         // An empty file has no groups.
         if text.lines().all(|line| line.trim().is_empty() || line.trim().starts_with('#')) {
-            return Ok(Self::default());
+            return (Self::default(), Vec::new());
         }
-        let file: FileText = serde_saphyr::from_str(text).map_err(RuleFileError::of_yaml)?;
-        let mut groups: Vec<RuleGroup> = Vec::new();
+        let file: FileText = match serde_saphyr::from_str(text) {
+            Ok(file) => file,
+            Err(error) => return (Self::default(), vec![RuleFileError::of_yaml(error)]),
+        };
+        let (mut groups, mut mistakes): (Vec<RuleGroup>, Vec<RuleFileError>) = Default::default();
         for group in file.groups.unwrap_or_default() {
             let name = group.name.value.clone();
-            let wrong = |why: String| RuleFileError::at(group.name.referenced, why);
+            let mut wrong = |why: String| mistakes.push(RuleFileError::at(group.name.referenced, why));
             if name.is_empty() {
-                return Err(wrong("a group has no name".to_owned()));
+                wrong("a group has no name".to_owned());
+            } else if groups.iter().any(|known| known.name == name) {
+                wrong(format!("there are two groups called {name:?}"));
             }
-            if groups.iter().any(|known| known.name == name) {
-                return Err(wrong(format!("there are two groups called {name:?}")));
-            }
-            groups.push(group.read()?);
+            groups.extend(group.read(&mut mistakes));
         }
-        Ok(Self { groups })
+        (Self { groups }, mistakes)
     }
 }
 
 impl GroupText {
-    fn read(self) -> Result<RuleGroup, RuleFileError> {
-        let interval_ms = self.interval.as_ref().map(duration).transpose()?;
-        let query_offset_ms = self.query_offset.as_ref().map(duration).transpose()?.unwrap_or(0);
+    /// Reads a group without the rules that have mistakes; none if the group itself has one.
+    fn read(self, mistakes: &mut Vec<RuleFileError>) -> Option<RuleGroup> {
+        let mut noted = |result: Result<i64, RuleFileError>| result.map_err(|mistake| mistakes.push(mistake)).ok();
+        let interval_ms = match &self.interval {
+            Some(interval) => Some(noted(duration(interval))?),
+            None => None,
+        };
+        let query_offset_ms = match &self.query_offset {
+            Some(offset) => noted(duration(offset))?,
+            None => 0,
+        };
         let labels = self.labels.unwrap_or_default();
-        labels.iter().try_for_each(|(name, value)| check_label(name, value.referenced))?;
-        let rules = self.rules.unwrap_or_default().into_iter().map(|rule| rule.read(&labels));
-        Ok(RuleGroup {
+        for (name, value) in &labels {
+            if let Err(mistake) = check_label(name, value.referenced) {
+                mistakes.push(mistake);
+                return None;
+            }
+        }
+        let mut rules = Vec::new();
+        for rule in self.rules.unwrap_or_default() {
+            match rule.read(&labels) {
+                Ok(rule) => rules.push(rule),
+                Err(mistake) => mistakes.push(mistake),
+            }
+        }
+        Some(RuleGroup {
             name: self.name.value,
             interval_ms: interval_ms.filter(|interval_ms| *interval_ms > 0),
             query_offset_ms,
             limit: self.limit.filter(|limit| *limit > 0),
-            rules: rules.collect::<Result<_, _>>()?,
+            rules,
         })
     }
 }

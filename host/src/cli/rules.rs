@@ -16,10 +16,14 @@ pub(super) fn rules(command: &RulesCommand, out: &mut Out) -> Result<()> {
 fn check(files: &[PathBuf], out: &mut Out) -> Result<()> {
     let mut wrong = 0;
     for file in files {
-        match read(file) {
-            Ok(rules) => {
+        match text_of(file).map(|text| RuleFile::parse_all(&text)) {
+            Ok((rules, mistakes)) if mistakes.is_empty() => {
                 let (groups, count) = (rules.groups.len(), rules.groups.iter().map(|group| group.rules.len()).sum());
                 say!(out, "{}: {}, {}", file.display(), counted(groups, "group"), counted(count, "rule"));
+            }
+            Ok((_, mistakes)) => {
+                wrong += 1;
+                mistakes.iter().for_each(|mistake| aside(format_args!("{}:{mistake}", file.display())));
             }
             Err(error) => {
                 wrong += 1;
@@ -73,8 +77,11 @@ fn run_tests(file: &Path) -> Result<Vec<String>> {
 }
 
 fn read(file: &Path) -> Result<RuleFile> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    RuleFile::parse(&text).map_err(|mistake| anyhow::anyhow!("{}:{mistake}", file.display()))
+    RuleFile::parse(&text_of(file)?).map_err(|mistake| anyhow::anyhow!("{}:{mistake}", file.display()))
+}
+
+fn text_of(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 fn counted(count: usize, what: &str) -> String {

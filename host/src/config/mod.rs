@@ -219,10 +219,11 @@ impl Config {
         self.plugins_dir.clone().or_else(|| Some(self.kept_dir()?.join("plugins")))
     }
 
-    /// Returns the files that the configuration names and that can change at any time: certificates, keys, tokens, rules.
+    /// Returns the files that the configuration names and that can change at any time: certificates, keys, tokens. Rule
+    /// files are followed by the engine.
     pub fn named_files(&self) -> Vec<PathBuf> {
-        let (http, rules) = (self.http(), self.engine().rules);
-        http.tls_files().chain(http.token_files()).chain(rules.followed()).collect()
+        let http = self.http();
+        http.tls_files().chain(http.token_files()).collect()
     }
 }
 

@@ -11,7 +11,7 @@ mod notice;
 
 use crate::alertmanager::report;
 use crate::backoff::Backoff;
-use crate::client::{Client, SendError, secret};
+use crate::client::{AT_ONCE, Client, SendError, secret};
 use crate::options::WebhookConfig;
 use crate::payload::SentAlert;
 use dropsonde_engine::Engine;
@@ -28,9 +28,6 @@ use tokio::time::sleep;
 
 /// The time between two looks whether a group is due.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// The most messages that are sent at a time.
-const AT_ONCE: usize = 8;
 
 /// The time after which it is kept what was told, while there is more to tell. After a crash it is told again.
 const KEPT: Duration = Duration::from_secs(1);
@@ -60,6 +57,12 @@ struct GroupAlerts {
     alerts: BTreeMap<String, SentAlert>,
     /// The keys of alerts of which it is not to hear now: they are silenced, or it no longer wants them.
     unheard_of: BTreeSet<String>,
+}
+
+/// A message about one group.
+struct DueMessage {
+    labels: GroupLabels,
+    due: Due,
 }
 
 /// What was sent of one group.
@@ -106,12 +109,23 @@ impl Webhook {
         }
     }
 
-    /// Tells of all groups that are due. Stops at a failure that others would share; returns the last one.
+    /// Tells of all groups that are due.
     async fn tell_due(&mut self) -> Result<(), SendError> {
         let now_ms = self.engine.clock.now_ms();
         if mute::is_muted(&self.config.mute, now_ms) {
             return Ok(());
         }
+        let (due, waiting) = self.due(now_ms).await;
+        let result = self.tell(due, waiting, now_ms).await;
+        self.forget(now_ms);
+        if self.has_news {
+            self.keep().await;
+        }
+        result
+    }
+
+    /// Returns the messages that are due, and how many alerts it was not told of in all groups.
+    async fn due(&mut self, now_ms: i64) -> (Vec<DueMessage>, usize) {
         let is_complete = self.engine.rules.is_complete();
         let groups = self.groups(now_ms).await;
         let mut labels: Vec<GroupLabels> = groups.keys().chain(self.known.groups.keys()).cloned().collect();
@@ -119,34 +133,32 @@ impl Webhook {
         labels.dedup();
         self.waiting.retain(|labels, _| groups.contains_key(labels));
         let timing = Timing::of(&self.config);
-        let mut waiting = 0;
-        let mut due = Vec::new();
+        let (mut messages, mut waiting) = (Vec::new(), 0);
         for labels in labels {
-            let alerts = groups.get(&labels);
-            let known = self.known.groups.get(&labels);
+            let (alerts, known) = (groups.get(&labels), self.known.groups.get(&labels));
             let since_ms = *self.waiting.entry(labels.clone()).or_insert(now_ms);
-            let Due { alerts, firing, is_now, unheard } =
-                due::due(known, alerts, &timing, since_ms, now_ms, is_complete);
-            waiting += unheard;
-            if is_now {
-                due.push((labels, alerts, firing, unheard));
+            let due = due::due(known, alerts, &timing, since_ms, now_ms, is_complete);
+            waiting += due.unheard;
+            if due.is_now {
+                messages.push(DueMessage { labels, due });
             }
         }
+        (messages, waiting)
+    }
+
+    /// Sends messages, some at a time. Stops at a failure that others would share; returns the last one.
+    async fn tell(&mut self, due: Vec<DueMessage>, mut waiting: usize, now_ms: i64) -> Result<(), SendError> {
         let gauge = self.engine.metrics.remotes.waiting.with_label_values(&[&self.name]);
         gauge.set(waiting as i64);
-        let (mut result, mut kept) = (Ok(()), Instant::now());
+        let (mut result, mut goes_on, mut kept) = (Ok(()), true, Instant::now());
         let mut due = due.into_iter();
-        loop {
-            let some: Vec<_> = due.by_ref().take(AT_ONCE).collect();
-            if some.is_empty() {
-                break;
-            }
+        while goes_on && due.len() > 0 {
             let mut sending = JoinSet::new();
-            for (labels, alerts, firing, unheard) in some {
+            for DueMessage { labels, due } in due.by_ref().take(AT_ONCE) {
+                let Due { alerts, firing, unheard, .. } = due;
                 let sent = self.send(labels.clone(), alerts);
                 sending.spawn(async move { Told { labels, firing, unheard, result: sent.await } });
             }
-            let mut goes_on = true;
             while let Some(told) = sending.join_next().await {
                 let Ok(Told { labels, firing, unheard, result: sent }) = told else { continue };
                 match sent {
@@ -166,13 +178,6 @@ impl Webhook {
                 self.keep().await;
                 kept = Instant::now();
             }
-            if !goes_on {
-                break;
-            }
-        }
-        self.forget(now_ms);
-        if self.has_news {
-            self.keep().await;
         }
         result
     }

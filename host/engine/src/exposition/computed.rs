@@ -9,6 +9,9 @@ use dropsonde_rules::AlertState;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use std::collections::BTreeMap;
 
+/// The most series about firing alerts: a severity can be made of what a plugin reports.
+const MOST_ALERTS: usize = 10_000;
+
 pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
     let mut families = history(engine);
     families.extend(workers(engine));
@@ -102,6 +105,7 @@ fn alerts(engine: &Engine) -> Option<MetricFamily> {
     }
     let series: Vec<([LabelPair; 2], u64)> = firing
         .iter()
+        .take(MOST_ALERTS)
         .map(|((name, severity), count)| ([label("alert", name), label("severity", severity)], *count))
         .collect();
     let series: Vec<(&[LabelPair], u64)> = series.iter().map(|(labels, count)| (&labels[..], *count)).collect();

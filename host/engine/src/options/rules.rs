@@ -3,7 +3,6 @@ use dropsonde_promql::{Expr, ExprKind, ParseOptions, ValueType, parse};
 use glob::Pattern;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Duration;
 
 /// Rules and alerts: `rules`, `[[alerts]]` and a part of `[alerting]`.
@@ -118,25 +117,6 @@ impl RuleOptions {
             alert.check(&key)?;
         }
         Ok(())
-    }
-
-    /// Returns the folders and files that rule files come from: a change of one of them can change the rules.
-    pub fn followed(&self) -> Vec<std::path::PathBuf> {
-        let is_plain = |part: &std::ffi::OsStr| !part.to_string_lossy().contains(['*', '?', '[']);
-        let mut followed = Vec::new();
-        for pattern in &self.files {
-            let path = Path::new(pattern);
-            followed.extend(glob::glob(pattern).into_iter().flatten().filter_map(Result::ok));
-            // Files that come later change their folder.
-            let fixed: std::path::PathBuf = path.iter().take_while(|part| is_plain(part)).collect();
-            let folders = if fixed == path { path.parent().map(Path::to_owned) } else { Some(fixed.clone()) };
-            followed.extend(folders.filter(|folder| !folder.as_os_str().is_empty()));
-            let parents = path.parent().and_then(Path::to_str).filter(|parent| parent.contains(['*', '?', '[']));
-            followed.extend(parents.into_iter().flat_map(|parent| glob::glob(parent).into_iter().flatten().flatten()));
-        }
-        followed.sort();
-        followed.dedup();
-        followed
     }
 }
 

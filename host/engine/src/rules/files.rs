@@ -5,7 +5,8 @@ use crate::options::RuleOptions;
 use dropsonde_rules::{RuleFile, RuleGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The rules that come with the program, with the names that they have in place of a file.
@@ -31,13 +32,40 @@ pub(super) struct LoadedGroup {
     pub(super) file_hash: blake3::Hash,
 }
 
+/// The files that globs match, with what tells that one has changed.
+pub(super) type FileStates = BTreeMap<PathBuf, Option<FileState>>;
+
+/// Metadata that differs once a file has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileState {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Returns the rule files as they are now. May take long: a disk may answer late.
+pub(super) fn states(options: &RuleOptions) -> FileStates {
+    let state = |path: &Path| {
+        let about = fs::metadata(path).ok()?;
+        let (modified, changed) = ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
+        Some(FileState { inode: about.ino(), size: about.size(), modified, changed })
+    };
+    options.files.iter().flat_map(|pattern| matches(pattern)).map(|path| (path.clone(), state(&path))).collect()
+}
+
+/// Returns the files that a glob matches.
+fn matches(pattern: &str) -> Vec<PathBuf> {
+    glob::glob(pattern).into_iter().flatten().filter_map(Result::ok).collect()
+}
+
 impl LoadedRules {
     /// Reads all files. May take long: a disk may answer late.
     pub(super) fn read(options: &RuleOptions) -> Self {
         let mut loaded = Self::default();
         let mut names = BTreeSet::new();
         for pattern in &options.files {
-            let found: Vec<_> = glob::glob(pattern).into_iter().flatten().filter_map(Result::ok).collect();
+            let found = matches(pattern);
             if found.is_empty() && !pattern.contains(['*', '?', '[']) {
                 let why = "there is no such file".to_owned();
                 loaded.failures.push(RuleFileFailure { file: pattern.clone(), why });

@@ -24,6 +24,7 @@ pub(crate) use supervisor::supervise;
 
 use crate::Options;
 use crate::options::RuleOptions;
+use dropsonde_model::text;
 use files::LoadedRules;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use state_log::StateLog;
@@ -157,7 +158,8 @@ impl Rules {
             failing.collect::<Vec<_>>()
         };
         let mut all = groups.iter().flat_map(failing);
-        let first = all.next()?;
+        // It can quote labels that a plugin has made.
+        let first = text::harmless(&all.next()?);
         Some(match all.count() {
             0 => format!("a rule cannot be evaluated: {first}"),
             more => format!("{} rules cannot be evaluated; the first is {first}", more + 1),

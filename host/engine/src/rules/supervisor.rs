@@ -1,7 +1,7 @@
 //! Starts and ends groups as files come and go.
 
 use super::fields::FieldAlerts;
-use super::files::{LoadedGroup, LoadedRules};
+use super::files::{self, FileStates, LoadedGroup, LoadedRules};
 use super::group_task::GroupTask;
 use super::{GroupId, Reload, RuleFileFailure};
 use crate::Engine;
@@ -13,8 +13,11 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// The time between two looks whether plugins have other fields, and whether files can be read by now.
-const LOOK: Duration = Duration::from_secs(2);
+/// The time between two looks at rule files, at the fields of plugins, and at what could not be read at the start.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks after which files are read although one of them keeps changing.
+const MOST_LOOKS: u32 = 4;
 
 /// The groups that run.
 struct RunningGroups {
@@ -23,6 +26,11 @@ struct RunningGroups {
     permits: Arc<Semaphore>,
     groups: BTreeMap<GroupId, KnownGroup>,
     fields: FieldAlerts,
+    /// The rule files as they were when they were read, and at the last look.
+    read: FileStates,
+    seen: FileStates,
+    /// Looks since they began to change.
+    changing: u32,
     tasks: JoinSet<()>,
 }
 
@@ -41,6 +49,9 @@ pub(crate) async fn supervise(engine: Arc<Engine>, mut stopping: watch::Receiver
         stopping: stopping.clone(),
         groups: BTreeMap::new(),
         fields: FieldAlerts::default(),
+        read: FileStates::new(),
+        seen: FileStates::new(),
+        changing: 0,
         tasks: JoinSet::new(),
         engine,
     };
@@ -58,6 +69,7 @@ pub(crate) async fn supervise(engine: Arc<Engine>, mut stopping: watch::Receiver
                 let _ = answer.send(failures);
             }
             None => {
+                running.look_at_files().await;
                 running.look_at_fields().await;
                 running.read_late().await;
             }
@@ -73,8 +85,9 @@ impl RunningGroups {
         let options = self.engine.options.load_full();
         let rules = options.rules.clone();
         // A disk may answer late.
-        let loaded = tokio::task::spawn_blocking(move || LoadedRules::read(&rules)).await;
-        let Ok(LoadedRules { mut groups, failures }) = loaded else { return Vec::new() };
+        let loaded = tokio::task::spawn_blocking(move || (files::states(&rules), LoadedRules::read(&rules))).await;
+        let Ok((states, LoadedRules { mut groups, failures })) = loaded else { return Vec::new() };
+        (self.read, self.seen, self.changing) = (states.clone(), states, 0);
         for failure in &failures {
             tracing::error!(
                 file = failure.file,
@@ -113,6 +126,19 @@ impl RunningGroups {
         self.engine.rules.is_loaded.store(true, Release);
         self.engine.rules.touch();
         failures
+    }
+
+    /// Reads rule files again once one has changed, come or gone, and all have stayed the same for one look.
+    async fn look_at_files(&mut self) {
+        let options = self.engine.options.load_full();
+        let Ok(now) = tokio::task::spawn_blocking(move || files::states(&options.rules)).await else { return };
+        self.changing = if now == self.read { 0 } else { self.changing + 1 };
+        if self.changing > 0 && (now == self.seen || self.changing > MOST_LOOKS) {
+            tracing::info!("rule files have changed; reading them again");
+            self.reload().await;
+        } else {
+            self.seen = now;
+        }
     }
 
     /// Evaluates alerts of the configuration by what their fields are called now.
