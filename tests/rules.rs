@@ -42,13 +42,13 @@ fn a_broken_rule_file_is_reported_with_its_place_and_a_failed_test_with_what_was
         code == 1 && error.contains("broken.yml:4:28: expr: 1:5") && error.contains("1 file with a mistake"),
         "{error}"
     );
-    let twice = "groups:\n- name: g\n  rules:\n  - {record: a, expr: 'sum('}\n  - {record: b, expr: up}\n  - {alert: c}\n\
+    let several = "groups:\n- name: g\n  rules:\n  - {record: a, expr: 'sum('}\n  - {record: b, expr: up}\n  - {alert: c, expr: 'x ='}\n\
                  - name: g\n  rules:\n  - {alert: d, expr: up, labels: {a-b: c}}\n";
-    fs::write(&broken, twice.replace("{alert: c}", "{alert: c, expr: 'x ='}")).unwrap();
+    fs::write(&broken, several).unwrap();
     let (code, _, error) = rules("check", &broken);
     let places: Vec<_> =
         error.lines().filter_map(|line| line.split_once("broken.yml:")?.1.split(": ").next()).collect();
-    assert_eq!((code, places), (1, vec!["4:23", "6:23", "7:9", "9:39"]), "{error}");
+    assert_eq!((code, places), (1, vec!["4:23", "6:22", "7:9", "9:40"]), "{error}");
     fs::write(folder.path().join("good.yml"), "groups: [{ name: g, rules: [{ alert: A, expr: up == 0 }] }]\n").unwrap();
     let test = folder.path().join("test.yml");
     let text = "rule_files: ['good.yml']\ntests:\n  - name: one\n    input_series: [{ series: up, values: '0' }]\n    \
