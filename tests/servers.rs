@@ -180,13 +180,14 @@ fn a_container_of_a_real_podman_has_the_figures_that_podman_shows() {
         "poll.interval = '500ms'\npoll.discover_interval = '1s'\n[plugins.containers.config]\nsocket = '{socket}'\n"
     );
     let host = Host::start(&config, &[]);
+    // The kernel lets it run for at most a tenth of the time, and it wants to run always. A busy machine may let it catch
+    // up for a moment.
+    let is_a_tenth = |usage: &Value| usage["cpu_percent"].as_f64().is_some_and(|cpu| (5.0..15.0).contains(&cpu));
     let usage = host.until("/v1/instances/web-1/usage", |usage| {
-        usage.status == 200 && usage.json()["cpu_limit_percent"].as_f64() > Some(50.0)
+        usage.status == 200 && usage.json()["cpu_limit_percent"].as_f64() > Some(50.0) && is_a_tenth(&usage.json())
     });
     let usage = usage.json();
-    // The kernel lets it run for at most a tenth of the time, and it wants to run always.
     let cpu = usage["cpu_percent"].as_f64().unwrap();
-    assert!((5.0..15.0).contains(&cpu), "{usage}");
     let of_limit = usage["cpu_limit_percent"].as_f64().unwrap();
     assert!((of_limit / cpu / 10.0 - 1.0).abs() < 0.05, "{usage}");
     for (field, value) in [("memory_limit_mb", 64), ("processes", 1), ("restarts", 0)] {
