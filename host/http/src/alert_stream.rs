@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use dropsonde_engine::hub::{PING, RETRY, StreamPermit};
-use dropsonde_engine::rules::AlertChange;
+use dropsonde_engine::rules::ListedAlert;
 use dropsonde_rules::AlertState;
 use std::sync::Arc;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -22,7 +22,7 @@ use tokio::time::sleep;
 /// A reader of alerts.
 struct Following {
     app: Arc<App>,
-    changes: broadcast::Receiver<Arc<AlertChange>>,
+    changes: broadcast::Receiver<ListedAlert>,
     ends: watch::Receiver<()>,
     _permit: StreamPermit,
 }
@@ -70,7 +70,7 @@ impl Pieces for Following {
         match change {
             Ok(change) => {
                 let mut event = b"event: alert\ndata: ".to_vec();
-                event.extend(AlertJson::bytes(&self.app.engine, &change.alert));
+                event.extend(AlertJson::bytes(&self.app.engine, &change));
                 event.extend_from_slice(b"\n\n");
                 Some((event.into(), self))
             }

@@ -29,7 +29,7 @@ pub(super) struct FieldAlerts(Vec<AlertConfig>);
 
 /// A metric that holds a field.
 #[derive(Debug, Clone, PartialEq)]
-struct FieldSource {
+pub(super) struct FieldSource {
     metric: String,
     /// What the value of the metric is multiplied by.
     scale: f64,
@@ -40,7 +40,7 @@ struct FieldSource {
 }
 
 /// The metrics of all fields, by the fields' names.
-type FieldSources = BTreeMap<String, Vec<FieldSource>>;
+pub(super) type FieldSources = BTreeMap<String, Vec<FieldSource>>;
 
 impl FieldAlerts {
     pub(super) fn of(alerts: &[AlertConfig]) -> Self {
@@ -51,16 +51,17 @@ impl FieldAlerts {
         self.0.is_empty()
     }
 
-    /// Returns the alerts as a group, and which of them name a field that nothing has, a sentence each.
-    pub(super) fn compile(&self, engine: &Engine) -> ((GroupId, LoadedGroup), Vec<String>) {
-        let options = engine.options.load();
-        let (interval, sources) = (options.poll.interval.get(), sources(engine));
+    /// Returns the alerts as a group, and which of them name a field that nothing has, a sentence each. `sources` has
+    /// the fields that were known before: those of a plugin that is gone for a moment stay.
+    pub(super) fn compile(&self, engine: &Engine, sources: &mut FieldSources) -> ((GroupId, LoadedGroup), Vec<String>) {
+        let interval = engine.options.load().poll.interval.get();
+        sources.extend(current_sources(engine));
         let mut unknown = Vec::new();
         let mut rules = Vec::new();
         for alert in &self.0 {
             let mut missing = BTreeSet::new();
             let when = parse(&alert.when, ParseOptions::default()).ok();
-            let text = when.map(|when| translated(&when, alert, &sources, interval, &mut missing)).unwrap_or_default();
+            let text = when.map(|when| translated(&when, alert, sources, interval, &mut missing)).unwrap_or_default();
             // Metrics can be named too.
             missing
                 .retain(|name| engine.store.count_series(&[dropsonde_store::LabelMatcher::is("__name__", name)]) == 0);
@@ -100,7 +101,7 @@ fn rule(alert: &AlertConfig, when: &str) -> Option<Rule> {
 }
 
 /// Returns the metrics of all fields that there are.
-fn sources(engine: &Engine) -> FieldSources {
+fn current_sources(engine: &Engine) -> FieldSources {
     let mut sources = FieldSources::new();
     for number in NUMBERS {
         let metric = format!("dropsonde_snapshot_{}", number.metric);

@@ -2,7 +2,7 @@
 
 use super::GroupId;
 use super::history_storage::{GroupSeries, HistoryStorage};
-use super::report::{AlertChange, GroupReport, ListedAlert};
+use super::report::{GroupReport, ListedAlert};
 use crate::series::PromqlSource;
 use crate::{Engine, Options};
 use dropsonde_model::Labels;
@@ -64,7 +64,7 @@ impl GroupTask {
                 running.restore(engine.rules.state.of_group(&id), engine.clock.now_ms().saturating_add(held_ms));
             }
         }
-        let hash = blake3::hash(format!("{};{}", id.file, id.name).as_bytes());
+        let hash = blake3::hash(id.to_string().as_bytes());
         let number = hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let series = GroupSeries::new(id.clone(), interval_ms)?;
         let keys = running.rule_keys().into_iter().map(Arc::from).collect();
@@ -85,9 +85,10 @@ impl GroupTask {
         state.running.restore(engine.rules.state.of_group(&self.id), engine.clock.now_ms().saturating_add(held_ms));
     }
 
-    /// Publishes the group as it is before its first evaluation.
+    /// Keeps and publishes the group as it is before its first evaluation.
     pub(super) fn announce(&self, engine: &Engine) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.keep(engine, &self.id, &alerts(&state.running));
         let report = GroupReport::of(&self.id, self.interval_ms, &state.running, None, Duration::ZERO);
         engine.rules.publish(Arc::new(report));
     }
@@ -119,8 +120,7 @@ impl GroupTask {
     ) {
         let mut ends = self.ends.subscribe();
         let mut due_ms = self.tick_after(engine.clock.now_ms());
-        let group = [&*self.id.file, &*self.id.name].join(";");
-        let missed = engine.metrics.rules.missed.with_label_values(&[&group]);
+        let missed = engine.metrics.rules.missed.with_label_values(&[&self.id.to_string()]);
         let mut asked = engine.clock.steady();
         loop {
             let now_ms = engine.clock.now_ms();
@@ -154,8 +154,7 @@ impl GroupTask {
                 task.evaluate(&shared, at_ms);
             });
             if evaluation.await.is_err() {
-                tracing::error!(group, "the evaluation of a group of rules panicked; the group has ended");
-                return;
+                tracing::error!(group = %self.id, "the evaluation of a group of rules panicked");
             }
             due_ms = at_ms.saturating_add(self.interval_ms);
         }
@@ -203,22 +202,20 @@ impl GroupTask {
         }
         let took = began.elapsed();
         let now = alerts(running);
-        let kept =
-            now.iter().map(|((rule, _), alert)| (state.keys.get(*rule).cloned().unwrap_or_default(), alert.clone()));
         // What readers are told of must be known after a restart.
-        engine.rules.state.update(&self.id, kept.collect());
+        state.keep(engine, &self.id, &now);
         self.count(engine, &state.running, &failures, took, at_ms);
         self.log(&mut state, failures);
         let report = Arc::new(GroupReport::of(&self.id, self.interval_ms, &state.running, Some(at_ms), took));
         for change in changes(&report, &before, &now, at_ms) {
             // It fails if nobody follows.
-            let _ = engine.rules.changes.send(Arc::new(change));
+            let _ = engine.rules.changes.send(change);
         }
         engine.rules.publish(report);
     }
 
     fn count(&self, engine: &Engine, running: &RunningGroup, failures: &[RuleFailure], took: Duration, at_ms: i64) {
-        let group = [&*self.id.file, &*self.id.name].join(";");
+        let group = self.id.to_string();
         let metrics = &engine.metrics.rules;
         metrics.evaluations.with_label_values(&[&group]).inc_by(running.group().rules.len() as u64);
         metrics.failures.with_label_values(&[&group]).inc_by(failures.len() as u64);
@@ -234,6 +231,15 @@ impl GroupTask {
             tracing::warn!(file = &*self.id.file, group = &*self.id.name, rule, error = why, "cannot evaluate a rule");
         }
         state.failing = failures;
+    }
+}
+
+impl GroupState {
+    /// Keeps alerts over a restart.
+    fn keep(&self, engine: &Engine, id: &GroupId, now: &GroupAlerts) {
+        let key = |rule: usize| self.keys.get(rule).cloned().unwrap_or_default();
+        let kept = now.iter().map(|((rule, _), alert)| (key(*rule), alert.clone()));
+        engine.rules.state.update(id, kept.collect());
     }
 }
 
@@ -253,20 +259,18 @@ fn alerts(running: &RunningGroup) -> GroupAlerts {
     running.states().iter().enumerate().flat_map(of_rule).collect()
 }
 
-fn changes(group: &Arc<GroupReport>, before: &GroupAlerts, now: &GroupAlerts, at_ms: i64) -> Vec<AlertChange> {
-    let listed = |rule: usize, alert: &Arc<Alert>| ListedAlert { group: group.clone(), rule, alert: alert.clone() };
-    let mut changes = Vec::new();
-    for ((rule, labels), alert) in now {
-        let known = before.get(&(*rule, labels.clone())).map(|known| known.state);
-        if known != Some(alert.state) {
-            changes.push(AlertChange { at_ms, before: known, alert: listed(*rule, alert) });
-        }
-    }
-    for ((rule, labels), alert) in before {
-        if !now.contains_key(&(*rule, labels.clone())) && alert.state != AlertState::Inactive {
-            let gone = Arc::new(Alert { state: AlertState::Inactive, resolved_ms: Some(at_ms), ..(**alert).clone() });
-            changes.push(AlertChange { at_ms, before: Some(alert.state), alert: listed(*rule, &gone) });
-        }
-    }
-    changes
+/// Returns the alerts that changed their state. One that was pending and is gone is inactive.
+fn changes(group: &Arc<GroupReport>, before: &GroupAlerts, now: &GroupAlerts, at_ms: i64) -> Vec<ListedAlert> {
+    let listed = |rule: usize, alert: Arc<Alert>| ListedAlert { group: group.clone(), rule, alert };
+    let is_other = |(key, alert): &(&(usize, Labels), &Arc<Alert>)| {
+        before.get(*key).is_none_or(|known| known.state != alert.state)
+    };
+    let changed = now.iter().filter(is_other).map(|((rule, _), alert)| listed(*rule, alert.clone()));
+    let is_gone =
+        |(key, alert): &(&(usize, Labels), &Arc<Alert>)| !now.contains_key(*key) && alert.state != AlertState::Inactive;
+    let gone = before.iter().filter(is_gone).map(|((rule, _), alert)| {
+        let gone = Alert { state: AlertState::Inactive, resolved_ms: Some(at_ms), ..(**alert).clone() };
+        listed(*rule, Arc::new(gone))
+    });
+    changed.chain(gone).collect()
 }

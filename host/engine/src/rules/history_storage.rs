@@ -36,10 +36,9 @@ impl GroupSeries {
     /// Returns the series of a stage.
     fn stage(&mut self, engine: &Engine, stage: usize) -> Option<&mut SeriesGroup> {
         while self.stages.len() <= stage {
-            let GroupId { file, name } = &self.id;
             let key = GroupKey {
                 instance: self.instance.clone(),
-                group: format!("{file};{name};{}", self.stages.len()).into(),
+                group: format!("{};{}", self.id, self.stages.len()).into(),
                 owner: INSTANCE_OF_RULES.into(),
                 interval_ms: self.interval_ms,
             };

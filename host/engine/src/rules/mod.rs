@@ -7,7 +7,7 @@
 //! * `supervisor`: starts and ends groups as files come and go. `group_task`: evaluates one group at its ticks.
 //!   `history_storage`: history as groups read and write it.
 //! * `state_log`: keeps alerts over a restart. [`Silences`]: what nobody wants to hear of now.
-//! * [`GroupReport`]: a group after its last evaluation. [`AlertChange`]: an alert that changed its state.
+//! * [`GroupReport`]: a group after its last evaluation. [`ListedAlert`]: an alert of it.
 
 mod fields;
 mod files;
@@ -18,7 +18,7 @@ mod silences;
 mod state_log;
 mod supervisor;
 
-pub use report::{AlertChange, GroupReport, ListedAlert, RuleReport};
+pub use report::{GroupReport, ListedAlert, RuleReport};
 pub use silences::{InvalidSilence, NewSilence, Silence, SilenceMatcher, Silences};
 pub(crate) use supervisor::supervise;
 
@@ -29,6 +29,7 @@ use files::LoadedRules;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use state_log::StateLog;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -72,7 +73,7 @@ pub struct Rules {
     is_loaded: AtomicBool,
     /// Changes with each evaluation and each silence.
     revision: watch::Sender<u64>,
-    changes: broadcast::Sender<Arc<AlertChange>>,
+    changes: broadcast::Sender<ListedAlert>,
     pub silences: Silences,
     state: StateLog,
     reloads: mpsc::Sender<Reload>,
@@ -123,7 +124,7 @@ impl Rules {
     }
 
     /// Returns a receiver of the alerts that change their state from now on.
-    pub fn changes(&self) -> broadcast::Receiver<Arc<AlertChange>> {
+    pub fn changes(&self) -> broadcast::Receiver<ListedAlert> {
         self.changes.subscribe()
     }
 
@@ -182,8 +183,15 @@ impl Rules {
     }
 }
 
-impl std::fmt::Display for RuleFileFailure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// As Prometheus writes it in the label of a metric.
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{};{}", self.file, self.name)
+    }
+}
+
+impl fmt::Display for RuleFileFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the rules in {} are not in force: {}", self.file, self.why)
     }
 }

@@ -35,16 +35,6 @@ pub struct ListedAlert {
     pub alert: Arc<Alert>,
 }
 
-/// An alert that changed its state.
-#[derive(Debug, Clone)]
-pub struct AlertChange {
-    pub at_ms: i64,
-    /// Before this, none: it is new.
-    pub before: Option<AlertState>,
-    /// The alert as it is now; one that was pending and is gone is inactive.
-    pub alert: ListedAlert,
-}
-
 impl GroupReport {
     pub(super) fn of(
         id: &GroupId,

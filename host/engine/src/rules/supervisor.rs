@@ -1,6 +1,6 @@
 //! Starts and ends groups as files come and go.
 
-use super::fields::FieldAlerts;
+use super::fields::{FieldAlerts, FieldSources};
 use super::files::{self, FileStates, LoadedGroup, LoadedRules};
 use super::group_task::GroupTask;
 use super::{GroupId, Reload, RuleFileFailure};
@@ -26,6 +26,8 @@ struct RunningGroups {
     permits: Arc<Semaphore>,
     groups: BTreeMap<GroupId, KnownGroup>,
     fields: FieldAlerts,
+    /// The metrics of all fields that there were.
+    sources: FieldSources,
     /// The rule files as they were when they were read, and at the last look.
     read: FileStates,
     seen: FileStates,
@@ -49,6 +51,7 @@ pub(crate) async fn supervise(engine: Arc<Engine>, mut stopping: watch::Receiver
         stopping: stopping.clone(),
         groups: BTreeMap::new(),
         fields: FieldAlerts::default(),
+        sources: FieldSources::new(),
         read: FileStates::new(),
         seen: FileStates::new(),
         changing: 0,
@@ -105,18 +108,19 @@ impl RunningGroups {
             .cloned()
             .collect();
         for old in gone {
+            let Some(known) = self.groups.remove(&old) else { continue };
             // A file that was renamed has the same groups under another name.
             let is_renamed = |(id, group): &(&GroupId, &LoadedGroup)| {
-                let known = self.groups.get(&old);
-                id.name == old.name
-                    && !self.groups.contains_key(*id)
-                    && known.is_some_and(|known| known.file_hash == group.file_hash)
+                id.name == old.name && !self.groups.contains_key(*id) && known.file_hash == group.file_hash
             };
             let new = groups.iter().find(is_renamed).map(|(id, group)| (id.clone(), group.clone()));
-            let before = self.remove(&old).await;
+            let before = ended(known.task, Some(self.engine.clock.now_ms())).await;
             if let Some((id, group)) = new {
                 self.start(id, group, before).await;
             }
+            // Its alerts are never away in between.
+            self.engine.rules.withdraw(&old);
+            self.engine.metrics.rules.forget(&old.to_string());
         }
         for (id, group) in groups {
             self.put(id, group).await;
@@ -167,8 +171,11 @@ impl RunningGroups {
             self.engine.rules.unknown_fields.write().unwrap_or_else(PoisonError::into_inner).clear();
             return None;
         }
-        let (engine, fields) = (self.engine.clone(), self.fields.clone());
-        let (group, unknown) = tokio::task::spawn_blocking(move || fields.compile(&engine)).await.ok()?;
+        let (engine, fields, mut sources) =
+            (self.engine.clone(), self.fields.clone(), std::mem::take(&mut self.sources));
+        let compiled = tokio::task::spawn_blocking(move || (fields.compile(&engine, &mut sources), sources));
+        let ((group, unknown), sources) = compiled.await.ok()?;
+        self.sources = sources;
         *self.engine.rules.unknown_fields.write().unwrap_or_else(PoisonError::into_inner) = unknown;
         Some(group)
     }
@@ -181,10 +188,10 @@ impl RunningGroups {
         if known.is_some_and(|known| known.file_hash == file_hash && known.interval_ms == interval_ms) {
             return;
         }
-        let before = self.groups.remove(&id).map(|known| known.task);
-        // The group before may be in the middle of an evaluation.
-        let ended = tokio::task::spawn_blocking(move || before.map(|before| before.end(None)));
-        let before = ended.await.unwrap_or_default();
+        let before = match self.groups.remove(&id) {
+            Some(known) => ended(known.task, None).await,
+            None => None,
+        };
         self.start(id, LoadedGroup { group, file_hash }, before).await;
     }
 
@@ -204,16 +211,10 @@ impl RunningGroups {
         while self.tasks.try_join_next().is_some() {}
         self.groups.insert(id, KnownGroup { file_hash, interval_ms, task });
     }
+}
 
-    /// Ends a group. Returns its rules with their alerts.
-    async fn remove(&mut self, id: &GroupId) -> Option<RunningGroup> {
-        let known = self.groups.remove(id)?;
-        let now_ms = self.engine.clock.now_ms();
-        // It fails only if it panicked.
-        let ended = tokio::task::spawn_blocking(move || known.task.end(Some(now_ms))).await.ok();
-        self.engine.rules.withdraw(id);
-        let group = [&*id.file, &*id.name].join(";");
-        self.engine.metrics.rules.forget(&group);
-        ended
-    }
+/// Ends a group, which may be in the middle of an evaluation. Returns its rules with their alerts.
+async fn ended(task: Arc<GroupTask>, at_ms: Option<i64>) -> Option<RunningGroup> {
+    // It fails only if it panicked.
+    tokio::task::spawn_blocking(move || task.end(at_ms)).await.ok()
 }

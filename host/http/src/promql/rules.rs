@@ -199,7 +199,7 @@ impl Wanted {
 
 /// Returns the mark behind which the next page of groups begins.
 fn token(group: &Arc<GroupReport>) -> String {
-    blake3::hash(format!("{};{}", group.id.file, group.id.name).as_bytes()).to_hex().to_string()
+    blake3::hash(group.id.to_string().as_bytes()).to_hex().to_string()
 }
 
 fn labels(rule: &Rule) -> Map<String, Value> {
