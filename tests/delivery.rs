@@ -231,7 +231,7 @@ fn a_receiver_that_is_away_slow_or_broken_gets_all_once_it_works() {
     assert_eq!(health.json()["status"], "degraded");
     let metrics = host.get("/metrics").body;
     assert!(metrics.contains("dropsonde_remote_alerts_waiting{remote=\"hook-0\"} 1\n"), "{metrics}");
-    // What happened meanwhile is told with the rest.
+    // Alerts that fired meanwhile are told of with the rest.
     measured.set("queue{zone=\"a\"} 7\nqueue{zone=\"b\"} 7\n");
     host.until("/v1/alerts?state=firing", |alerts| alerts.json().as_array().unwrap().len() == 2);
     for (receiver, _) in &receivers {

@@ -21,7 +21,7 @@ const RULES: usize = 10_000;
 /// Rules of one group.
 const IN_GROUP: usize = 100;
 
-/// How long is measured.
+/// The time of a measurement.
 const MEASURED: Duration = Duration::from_secs(60);
 
 /// Seconds between two evaluations.

@@ -154,7 +154,7 @@ impl Host {
         if let Some(Err(_)) = self.serving.join_next().await {
             tracing::error!("the server's task panicked");
         }
-        // What is not sent by now is sent after the next start.
+        // Alerts that are not sent by now are sent after the next start.
         drop(self.deliveries);
         let writers = self.writers;
         // This fails only if a writer panicked.

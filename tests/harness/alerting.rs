@@ -1,4 +1,4 @@
-//! What alerts are about and who is told of them: values that a test sets, and a server that keeps what it gets.
+//! Values that a test sets, for rules, and a server that keeps its requests, for alerts.
 
 use super::MadeServer;
 use super::host::{Host, wait_until};

@@ -3,14 +3,18 @@
 use crate::backoff::Backoff;
 use crate::client::{Client, Message, SendError};
 use crate::payload::SentAlert;
+use crate::report::report;
 use crate::targets::Target;
 use bytes::Bytes;
 use dropsonde_engine::Engine;
+use dropsonde_engine::rules::{GroupReport, ListedAlert};
+use dropsonde_model::Labels;
+use dropsonde_rules::AlertState;
 use hyper::Method;
 use hyper::header::{self, HeaderValue};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::time::sleep;
 
 /// The most alerts of one request.
@@ -27,8 +31,16 @@ pub(crate) struct Alertmanager {
     client: Client,
     /// The least time between two sends of an alert.
     resend_ms: i64,
-    /// What was sent last, by the key of the alert: its evaluation, and whether it was resolved.
-    sent: HashMap<String, (Option<i64>, bool)>,
+    /// The last send of each alert, by its labels.
+    sent: HashMap<Labels, LastSend>,
+}
+
+/// The state in which an alert was sent.
+#[derive(Debug, Clone, Copy)]
+struct LastSend {
+    /// The evaluation that found it; none if it was kept over a restart.
+    evaluated_ms: Option<i64>,
+    is_resolved: bool,
 }
 
 impl Alertmanager {
@@ -51,7 +63,7 @@ impl Alertmanager {
                     // Alerts are sent after evaluations, and not in between. It fails only while the host stops.
                     let _ = revision.changed().await;
                 }
-                // What is sent after the pause is what is true then.
+                // After the pause, the alerts are read again.
                 Err(error) => sleep(backoff.pause(error.retry_after)).await,
             }
         }
@@ -60,50 +72,42 @@ impl Alertmanager {
     /// Sends what is due; stops at the first failure.
     async fn send_due(&mut self) -> Result<(), SendError> {
         let (engine, now_ms) = (self.engine.clone(), self.engine.clock.now_ms());
+        let (resend_ms, mut sent) = (self.resend_ms, std::mem::take(&mut self.sent));
         // There may be very many alerts.
-        let listed = tokio::task::spawn_blocking(move || {
-            let options = engine.options.load_full();
-            let alerts = engine.rules.alerts();
-            let sent = alerts.iter().filter_map(|listed| SentAlert::of(listed, &options));
-            sent.map(|alert| (alert.key(), alert)).collect::<Vec<_>>()
+        let looked_through = tokio::task::spawn_blocking(move || {
+            let (options, alerts) = (engine.options.load_full(), engine.rules.alerts());
+            let known: HashSet<&Labels> = alerts.iter().map(|listed| &listed.alert.labels).collect();
+            sent.retain(|labels, _| known.contains(labels));
+            // Two rules can have the same alert: it fires if one of them says so.
+            let is_active = |listed: &&ListedAlert| listed.alert.state != AlertState::Inactive;
+            let active: HashSet<&Labels> = alerts.iter().filter(is_active).map(|listed| &listed.alert.labels).collect();
+            let is_own = |listed: &&ListedAlert| is_active(listed) || !active.contains(&listed.alert.labels);
+            let due = alerts.iter().filter(is_own).filter(|listed| is_due(&sent, listed, resend_ms));
+            let due = due.filter_map(|listed| Some((listed.clone(), SentAlert::of(listed, &options)?)));
+            (due.collect::<Vec<_>>(), sent)
         });
-        let mut alerts = listed.await.unwrap_or_default();
-        let known: std::collections::HashSet<&str> = alerts.iter().map(|(key, _)| key.as_str()).collect();
-        self.sent.retain(|key, _| known.contains(key.as_str()));
-        alerts.retain(|(key, alert)| self.is_due(key, alert));
+        let (due, sent) = looked_through.await.unwrap_or_default();
+        self.sent = sent;
         let waiting = self.engine.metrics.remotes.waiting.with_label_values(&[&self.target.name]);
-        let mut left = alerts.len();
+        let mut left = due.len();
         waiting.set(left as i64);
-        for some in alerts.chunks(AT_ONCE) {
+        for some in due.chunks(AT_ONCE) {
             self.send(some, now_ms).await?;
             left -= some.len();
             waiting.set(left as i64);
-            for (key, alert) in some {
-                self.sent.insert(key.clone(), (alert.evaluated_ms, alert.resolved_ms.is_some()));
-            }
+            let sends = some.iter().map(|(listed, _)| (listed.alert.labels.clone(), LastSend::of(listed)));
+            self.sent.extend(sends);
         }
         Ok(())
     }
 
-    fn is_due(&self, key: &str, alert: &SentAlert) -> bool {
-        let Some((sent_ms, was_resolved)) = self.sent.get(key) else { return true };
-        let is_new = *was_resolved != alert.resolved_ms.is_some();
-        is_new
-            || match (sent_ms, alert.evaluated_ms) {
-                // A clock that was set back must not silence anybody.
-                (Some(sent_ms), Some(now_ms)) => !(0..self.resend_ms).contains(&now_ms.saturating_sub(*sent_ms)),
-                // Since the start, it was sent as it was kept.
-                (None, Some(_)) => true,
-                (_, None) => false,
-            }
-    }
-
-    async fn send(&self, alerts: &[(String, SentAlert)], now_ms: i64) -> Result<(), SendError> {
-        let valid_ms = |alert: &SentAlert| {
-            let away_ms = VALID_INTERVALS.saturating_mul(alert.interval_ms.max(self.resend_ms));
-            alert.evaluated_ms.unwrap_or(now_ms).saturating_add(away_ms)
+    async fn send(&self, alerts: &[(ListedAlert, SentAlert)], now_ms: i64) -> Result<(), SendError> {
+        let valid_ms = |group: &GroupReport| {
+            let away_ms = VALID_INTERVALS.saturating_mul(group.interval_ms.max(self.resend_ms));
+            group.evaluated_ms.unwrap_or(now_ms).saturating_add(away_ms)
         };
-        let posted: Vec<_> = alerts.iter().map(|(_, alert)| alert.posted(valid_ms(alert))).collect();
+        let posted = alerts.iter().map(|(listed, alert)| alert.posted(valid_ms(&listed.group)));
+        let posted: Vec<_> = posted.collect();
         let message = Message {
             method: Method::POST,
             url: self.target.url.clone(),
@@ -114,27 +118,23 @@ impl Alertmanager {
     }
 }
 
-/// Sends a request, and counts it.
-pub(crate) async fn report(
-    engine: &Engine,
-    name: &str,
-    alerts: usize,
-    sending: impl Future<Output = Result<(), SendError>>,
-) -> Result<(), SendError> {
-    let began = Instant::now();
-    let result = sending.await;
-    let metrics = &engine.metrics.remotes;
-    let outcome = if result.is_ok() { "ok" } else { "failed" };
-    metrics.requests.with_label_values(&[name, outcome]).inc();
-    metrics.alerts.with_label_values(&[name, outcome]).inc_by(alerts as u64);
-    metrics.seconds.with_label_values(&[name]).observe(began.elapsed().as_secs_f64());
-    let now_ms = engine.clock.now_ms();
-    match &result {
-        Ok(()) => {
-            metrics.last_success.with_label_values(&[name]).set(now_ms as f64 / 1000.0);
-            engine.remotes.works(name);
-        }
-        Err(error) => engine.remotes.fails(name, &error.why, now_ms),
+impl LastSend {
+    fn of(listed: &ListedAlert) -> Self {
+        Self { evaluated_ms: listed.group.evaluated_ms, is_resolved: listed.alert.state == AlertState::Inactive }
     }
-    result
+}
+
+/// Returns whether an alert is to be sent, after what was sent before.
+fn is_due(sent: &HashMap<Labels, LastSend>, listed: &ListedAlert, resend_ms: i64) -> bool {
+    let now = LastSend::of(listed);
+    let Some(before) = sent.get(&listed.alert.labels).filter(|before| before.is_resolved == now.is_resolved) else {
+        return true;
+    };
+    match (before.evaluated_ms, now.evaluated_ms) {
+        // A clock that was set back must not silence anybody.
+        (Some(before_ms), Some(now_ms)) => !(0..resend_ms).contains(&now_ms.saturating_sub(before_ms)),
+        // Since the start, it was sent as it was kept.
+        (None, Some(_)) => true,
+        (_, None) => false,
+    }
 }

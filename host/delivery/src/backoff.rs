@@ -1,4 +1,4 @@
-//! When to try again after a failure.
+//! The pauses between attempts.
 
 use std::time::Duration;
 

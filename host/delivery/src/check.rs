@@ -1,8 +1,8 @@
-//! Finds what cannot work in whom alerts are sent to, without sending anything.
+//! Finds mistakes in the configuration of deliveries, without sending anything.
 
 use crate::client::Client;
 use crate::options::{AccessConfig, DeliveryOptions};
-use crate::targets::targets;
+use crate::targets::{ListedTargets, targets};
 use std::path::Path;
 
 /// Reads all files that a configuration names. Returns what is wrong with them, a sentence each.
@@ -17,7 +17,10 @@ pub fn check(options: &DeliveryOptions) -> Vec<String> {
         wrong.extend(access(&key, &webhook.access()));
     }
     wrong.extend(
-        targets(options).1.into_iter().map(|(file, why)| format!("alerting.alertmanager_files: {file}: {why}")),
+        targets(options, &mut ListedTargets::new())
+            .1
+            .into_iter()
+            .map(|(file, why)| format!("alerting.alertmanager_files: {file}: {why}")),
     );
     wrong
 }

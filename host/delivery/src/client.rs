@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -47,12 +47,12 @@ pub(crate) struct Message {
     pub(crate) body: Bytes,
 }
 
-/// Why a server did not take a request.
+/// The reason why a server did not take a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub(crate) struct SendError {
     pub(crate) why: String,
-    /// How long the server asks to wait.
+    /// The wait that the server asks for.
     pub(crate) retry_after: Option<Duration>,
     /// Whether the same request can work later.
     pub(crate) can_work_later: bool,
@@ -61,17 +61,17 @@ pub(crate) struct SendError {
 impl Client {
     /// Makes a client. Reads the certificates to trust.
     pub(crate) fn new(access: &AccessConfig) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        match &access.ca_file {
+        let roots = match &access.ca_file {
             Some(file) => {
+                let mut roots = RootCertStore::empty();
                 let unreadable = || format!("cannot read the certificates in {}", file.display());
                 for certificate in CertificateDer::pem_file_iter(file).with_context(unreadable)? {
                     roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
                 }
+                Arc::new(roots)
             }
-            // A machine without certificates can still be sent to without TLS.
-            None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-        }
+            None => trusted(),
+        };
         let provider = Arc::new(ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let tls = tls.with_root_certificates(roots).with_no_client_auth();
@@ -153,6 +153,17 @@ impl SendError {
     }
 }
 
+/// Returns the authorities that the machine trusts. A machine that trusts none can still send without TLS.
+fn trusted() -> Arc<RootCertStore> {
+    static TRUSTED: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let read = || {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    };
+    TRUSTED.get_or_init(read).clone()
+}
+
 /// Reads a secret from a file: its first line.
 pub(crate) async fn secret(file: &Path) -> Result<String, SendError> {
     let own = file.to_owned();
@@ -184,7 +195,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut said: Vec<String> = Vec::new();
     for cause in causes.map(ToString::to_string) {
-        // What follows says more than that the client failed.
+        // The cause behind it says more than that the client failed.
         if !cause.starts_with("client error") && said.last().is_none_or(|last| !last.contains(&cause)) {
             said.push(cause);
         }

@@ -1,6 +1,6 @@
 use crate::alertmanager::Alertmanager;
 use crate::options::DeliveryOptions;
-use crate::targets::{Target, targets};
+use crate::targets::{ListedTargets, Target, targets};
 use crate::webhook::Webhook;
 use dropsonde_engine::Engine;
 use dropsonde_model::text;
@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 /// The time between two looks at the files that list Alertmanagers.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What sends alerts. It stops when this is dropped.
+/// Sends alerts until it is dropped.
 #[derive(Debug)]
 pub struct Deliveries {
     engine: Arc<Engine>,
@@ -33,11 +33,12 @@ struct Alertmanagers {
     engine: Arc<Engine>,
     options: DeliveryOptions,
     tasks: JoinSet<()>,
+    listed: ListedTargets,
     /// By URL.
     running: BTreeMap<String, AbortHandle>,
     /// The names of all that were told before, also by an earlier configuration.
     names: Arc<StdMutex<BTreeSet<String>>>,
-    /// What is wrong with files of targets.
+    /// The mistakes in files that list Alertmanagers, by file.
     failures: BTreeMap<String, String>,
 }
 
@@ -57,7 +58,7 @@ impl Deliveries {
         }
         let mut before = running.take();
         if let Some(before) = &mut before {
-            // What they keep is complete before others read it.
+            // Their files are complete before others read them.
             before.tasks.shutdown().await;
         }
         let mut tasks = JoinSet::new();
@@ -87,6 +88,7 @@ impl Deliveries {
             engine: self.engine.clone(),
             options: options.clone(),
             tasks: JoinSet::new(),
+            listed: ListedTargets::new(),
             running: BTreeMap::new(),
             names: self.alertmanagers.clone(),
             failures: BTreeMap::new(),
@@ -108,8 +110,10 @@ impl Alertmanagers {
     /// Follows the files that list Alertmanagers.
     async fn run(mut self) {
         loop {
-            let options = self.options.clone();
-            if let Ok((found, failures)) = tokio::task::spawn_blocking(move || targets(&options)).await {
+            let (options, mut listed) = (self.options.clone(), std::mem::take(&mut self.listed));
+            let found = tokio::task::spawn_blocking(move || (targets(&options, &mut listed), listed)).await;
+            if let Ok(((found, failures), listed)) = found {
+                self.listed = listed;
                 self.follow(found);
                 self.log(failures);
             }

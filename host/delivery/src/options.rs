@@ -1,4 +1,4 @@
-//! Whom alerts are sent to.
+//! The servers that alerts are sent to.
 
 use dropsonde_model::{InvalidValue, Span};
 use dropsonde_promql::{Matcher, parse_selector};
@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The parts of `[alerting]` that say whom alerts are sent to.
+/// The parts of `[alerting]` about the servers that alerts are sent to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeliveryOptions {
     /// The least time between two sends of an alert to an Alertmanager.
@@ -22,7 +22,7 @@ pub struct DeliveryOptions {
     /// Globs of files that list Alertmanagers, as Prometheus' `file_sd_configs` reads them.
     pub alertmanager_files: Vec<String>,
     pub webhooks: Vec<WebhookConfig>,
-    /// Where is kept what webhooks were told. None: nothing is kept over a restart.
+    /// The folder for the alerts that webhooks know. None: nothing is kept over a restart.
     pub data_dir: Option<PathBuf>,
 }
 
@@ -33,7 +33,7 @@ pub struct AlertmanagerConfig {
     pub access: AccessConfig,
 }
 
-/// How a server lets this host in.
+/// Credentials and certificates for a server.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 pub struct AccessConfig {
@@ -61,7 +61,7 @@ pub struct WebhookConfig {
     /// The labels whose values put alerts into one message. `...`: all, so that each alert has its own.
     #[serde(default = "by_name")]
     pub group_by: Vec<String>,
-    /// How long the first message of a group waits for more alerts.
+    /// The wait of a group's first message for more alerts.
     #[serde(default = "group_wait")]
     pub group_wait: Span,
     /// The least time between two messages of a group about what has changed.
@@ -108,7 +108,7 @@ pub struct MuteConfig {
     /// Days on which it begins: `mon`, `tue`, … Empty: every day.
     #[serde(default)]
     pub days: Vec<Day>,
-    /// When it begins and ends. If it ends earlier than it begins, it ends on the next day. None: at midnight.
+    /// Its beginning and its end. If it ends earlier than it begins, it ends on the next day. None: midnight.
     #[serde(default)]
     pub from: Option<ClockTime>,
     #[serde(default)]
@@ -351,7 +351,8 @@ impl WebhookConfig {
     }
 }
 
-/// Reads a selector of alerts. Unlike a selector of series it may match everything, so it gets a matcher that all alerts
+/// Reads a selector of alerts. Unlike a selector of series it may match everything, so it gets a matcher that all
+/// alerts
 /// match.
 fn parsed(selector: &str) -> Result<Vec<Matcher>, String> {
     parse_selector(&format!("{{alertname!=\"\",{selector}}}")).map_err(|error| error.to_string())

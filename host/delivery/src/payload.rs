@@ -16,13 +16,9 @@ pub(crate) struct SentAlert {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) starts_ms: i64,
-    /// When it was resolved; none while it fires.
+    /// The time when it was resolved; none while it fires.
     pub(crate) resolved_ms: Option<i64>,
     pub(crate) url: String,
-    /// The time between two evaluations of its rule.
-    pub(crate) interval_ms: i64,
-    /// The last evaluation; none since the start.
-    pub(crate) evaluated_ms: Option<i64>,
 }
 
 /// An alert in the API of Alertmanager, version 2.
@@ -66,8 +62,6 @@ impl SentAlert {
             starts_ms: alert.fired_ms?,
             resolved_ms: alert.resolved_ms.filter(|_| alert.state == AlertState::Inactive),
             url: generator_url(options, &listed.expr()),
-            interval_ms: listed.group.interval_ms,
-            evaluated_ms: listed.group.evaluated_ms,
         })
     }
 

@@ -1,10 +1,11 @@
-//! Where Alertmanagers are: in the configuration, and in files as Prometheus' `file_sd_configs` reads them.
+//! The Alertmanagers in the configuration, and those in files as Prometheus' `file_sd_configs` reads them.
 
 use crate::options::{AccessConfig, DeliveryOptions, without_user};
 use hyper::Uri;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The longest file of targets, in bytes.
 const LONGEST: u64 = 4 << 20;
@@ -31,47 +32,52 @@ struct TargetGroup {
     labels: BTreeMap<String, String>,
 }
 
-/// Returns all Alertmanagers, each once, and what is wrong with their files, by file. May take long: a disk may answer
-/// late.
-pub(crate) fn targets(options: &DeliveryOptions) -> (Vec<Target>, BTreeMap<String, String>) {
-    let of_url = |url: &str, access: &AccessConfig| {
+/// The Alertmanagers that files listed last, by file.
+pub(crate) type ListedTargets = BTreeMap<PathBuf, Vec<Target>>;
+
+/// Returns all Alertmanagers, each once, and what is wrong with their files, by file. A file with a mistake keeps those
+/// that it listed before. May take long: a disk may answer late.
+pub(crate) fn targets(
+    options: &DeliveryOptions,
+    listed: &mut ListedTargets,
+) -> (Vec<Target>, BTreeMap<String, String>) {
+    let files: BTreeSet<PathBuf> =
+        options.alertmanager_files.iter().flat_map(|glob| glob::glob(glob).into_iter().flatten().flatten()).collect();
+    listed.retain(|file, _| files.contains(file));
+    let mut failures = BTreeMap::new();
+    for file in files {
+        match read(&file) {
+            Ok(groups) => drop(listed.insert(file, groups.iter().flat_map(TargetGroup::targets).collect())),
+            Err(why) => drop(failures.insert(file.display().to_string(), why)),
+        }
+    }
+    let configured = options.alertmanagers.iter().filter_map(|config| Target::of(&config.url, &config.access));
+    let mut seen = BTreeSet::new();
+    let all = configured.chain(listed.values().flatten().cloned());
+    (all.filter(|target| seen.insert(target.url.clone())).take(MOST).collect(), failures)
+}
+
+impl Target {
+    /// `url`: that of the Alertmanager itself.
+    fn of(url: &str, access: &AccessConfig) -> Option<Self> {
         let url = format!("{}/api/v2/alerts", url.trim_end_matches('/'));
         let uri: Uri = url.parse().ok()?;
         let name = format!("alertmanager:{}", without_user(uri.authority()?.as_str()));
-        Some(Target { name, url, access: access.clone() })
-    };
-    let mut targets: Vec<Target> =
-        options.alertmanagers.iter().filter_map(|config| of_url(&config.url, &config.access)).collect();
-    let mut failures = BTreeMap::new();
-    for path in
-        options.alertmanager_files.iter().flat_map(|pattern| glob::glob(pattern).into_iter().flatten().flatten())
-    {
-        let groups = match read(&path) {
-            Ok(groups) => groups,
-            Err(why) => {
-                failures.insert(path.display().to_string(), why);
-                continue;
-            }
-        };
-        for group in groups {
-            let label = |name: &str| group.labels.get(name).map(String::as_str);
-            let (scheme, path) = (label("__scheme__").unwrap_or("http"), label("__alerts_path__").unwrap_or(""));
-            let path = path.trim_end_matches("/api/v2/alerts");
-            let urls = group.targets.iter().map(|target| format!("{scheme}://{target}{path}"));
-            targets.extend(urls.filter_map(|url| of_url(&url, &AccessConfig::default())));
-        }
+        Some(Self { name, url, access: access.clone() })
     }
-    let mut seen = Vec::new();
-    targets.retain(|target| {
-        let is_new = !seen.contains(&target.url);
-        seen.push(target.url.clone());
-        is_new
-    });
-    targets.truncate(MOST);
-    (targets, failures)
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<TargetGroup>, String> {
+impl TargetGroup {
+    fn targets(&self) -> impl Iterator<Item = Target> {
+        let label = |name: &str| self.labels.get(name).map(String::as_str);
+        let scheme = label("__scheme__").unwrap_or("http");
+        let path = label("__alerts_path__").unwrap_or("").trim_end_matches("/api/v2/alerts");
+        let of = move |target: &String| Target::of(&format!("{scheme}://{target}{path}"), &AccessConfig::default());
+        self.targets.iter().filter_map(of)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<TargetGroup>, String> {
     let about = fs::metadata(path).map_err(|error| dropsonde_model::text::os_error(&error))?;
     if !about.is_file() || about.len() > LONGEST {
         return Err(format!("it is no regular file of at most {LONGEST} bytes"));
@@ -104,7 +110,8 @@ mod tests {
             alertmanager_files: vec![folder.path().join("*").display().to_string()],
             ..DeliveryOptions::default()
         };
-        let (found, failures) = targets(&options);
+        let mut listed = ListedTargets::new();
+        let (found, failures) = targets(&options, &mut listed);
         let found: Vec<_> = found.iter().map(|target| (&*target.name, &*target.url)).collect();
         assert_eq!(
             found,
@@ -116,5 +123,11 @@ mod tests {
             ]
         );
         assert_eq!(failures.len(), 1);
+        // A mistake in a file takes no Alertmanager away; the end of the file does.
+        file("b.yml", "- targets: [");
+        let (found, failures) = targets(&options, &mut listed);
+        assert_eq!((found.len(), failures.len()), (4, 2));
+        fs::remove_file(folder.path().join("b.yml")).unwrap();
+        assert_eq!(targets(&options, &mut listed).0.len(), 3);
     }
 }

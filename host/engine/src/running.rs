@@ -275,7 +275,7 @@ fn warn_of_short_history(options: &Options) {
 fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<String>)> {
     let limits = StoreLimits {
         samples: options.store.retention_samples,
-        age_ms: i64::try_from(options.store.retention.get().as_millis()).unwrap_or(i64::MAX),
+        age_ms: options.store.retention.as_ms(),
         disk: options.store.max_disk.get() as u64,
         block_cache: options.store.block_cache.get() as u64,
         memory: options.store.memory(),
@@ -342,7 +342,7 @@ async fn housekeeping(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) 
             () = tokio::time::sleep(wait) => {}
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
-        let kept_ms = i64::try_from(engine.options.load().store.retention.get().as_millis()).unwrap_or(i64::MAX);
+        let kept_ms = engine.options.load().store.retention.as_ms();
         // The wall clock alone may just have jumped ahead.
         let Some(trusted_ms) = engine.store.trusted_ms() else { continue };
         engine.forget_ended_before(trusted_ms.min(engine.clock.now_ms()).saturating_sub(kept_ms));

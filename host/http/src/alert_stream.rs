@@ -30,7 +30,7 @@ struct Following {
 /// Follows alerts.
 pub(crate) async fn follow(State(app): AppState, Extension(caller): CallerExtension) -> Result<Response, ApiError> {
     let permit = stream::claim(&app, &caller)?;
-    // What changes from here on is sent after the list.
+    // Changes from here on are sent after the list.
     let changes = app.engine.rules.changes();
     let following = Following { changes, ends: app.engine.hub.ends(), app, _permit: permit };
     let (following, list) = following.list().await?;

@@ -36,13 +36,13 @@ pub(super) struct AlertJson<'a> {
     group: &'a str,
     file: &'a str,
     expr: String,
-    /// How long the expression must hold before the alert fires, in seconds.
+    /// The time for which the expression must hold before the alert fires, in seconds.
     #[serde(rename = "for")]
     for_seconds: f64,
     /// The ids of the silences that hold for it now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     silenced_by: Vec<String>,
-    /// Where its expression can be looked at.
+    /// The page that shows its expression.
     url: String,
 }
 

@@ -108,9 +108,7 @@ impl SilenceRequest {
         let starts_ms = self.starts_at.map(|text| parse("startsAt", &text)).transpose()?.unwrap_or(now_ms);
         let ends_ms = match (self.ends_at, self.duration) {
             (Some(text), None) => parse("endsAt", &text)?,
-            (None, Some(duration)) => {
-                starts_ms.saturating_add(i64::try_from(duration.get().as_millis()).unwrap_or(i64::MAX))
-            }
+            (None, Some(duration)) => starts_ms.saturating_add(duration.as_ms()),
             _ => return Err(ApiError::invalid("endsAt", "give either endsAt or duration, such as \"2h\"")),
         };
         Ok(NewSilence {

@@ -78,7 +78,7 @@ pub(crate) async fn range(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let parameters = QueryParameters::parse(query.as_deref());
-    let interval_ms = i64::try_from(app.engine.options.load().snapshot.interval.get().as_millis()).unwrap_or(i64::MAX);
+    let interval_ms = app.engine.options.load().snapshot.interval.as_ms();
     let window = RangeQuery::parse(&parameters, app.engine.clock.now_ms(), interval_ms)?;
     let id = id()?;
     fields::check(&app.engine.store, std::slice::from_ref(&id), &[], window.query.fields.as_deref())?;

@@ -180,7 +180,7 @@ fn selected(app: &App, selection: Selection) -> Vec<InstanceId> {
 /// Parses the window of a query about instances. Automatic steps are no finer than the shortest interval of the
 /// instances. Returns the window, and the longest interval in milliseconds.
 fn window(app: &App, parameters: &QueryParameters<'_>, ids: &[InstanceId]) -> Result<(RangeQuery, i64), ApiError> {
-    let default_ms = i64::try_from(app.engine.options.load().poll.interval.get().as_millis()).unwrap_or(i64::MAX);
+    let default_ms = app.engine.options.load().poll.interval.as_ms();
     let intervals = ids.iter().flat_map(|id| app.engine.store.frames(id)).map(|frame| frame.interval_ms());
     let ends = intervals.fold(None, |ends: Option<(i64, i64)>, interval| {
         Some(ends.map_or((interval, interval), |(least, most)| (least.min(interval), most.max(interval))))

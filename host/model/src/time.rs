@@ -36,6 +36,11 @@ impl Span {
         self.0
     }
 
+    /// Returns the duration in whole milliseconds.
+    pub fn as_ms(self) -> i64 {
+        i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX)
+    }
+
     fn bounded(span: Duration) -> Option<Self> {
         (span <= Duration::from_secs(LONGEST_DAYS * 86_400)).then_some(Self(span))
     }

@@ -19,7 +19,7 @@ pub struct RuleGroup {
     pub name: String,
     /// The time between two evaluations in milliseconds, unless it is the usual one.
     pub interval_ms: Option<i64>,
-    /// How long before the time of an evaluation series are looked at, in milliseconds.
+    /// The time by which queries look back from an evaluation, in milliseconds.
     pub query_offset_ms: i64,
     /// The most series of a recording rule, and alerts of an alerting rule. None: no limit.
     pub limit: Option<usize>,
@@ -28,8 +28,6 @@ pub struct RuleGroup {
 
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// The line of the file where the rule begins.
-    pub line: u64,
     pub expr: Expr,
     pub kind: RuleKind,
 }
@@ -48,9 +46,9 @@ pub enum RuleKind {
 #[derive(Debug, Clone)]
 pub struct AlertingRule {
     pub name: String,
-    /// How long its expression must hold before an alert fires, in milliseconds.
+    /// The time for which its expression must hold before an alert fires, in milliseconds.
     pub for_ms: i64,
-    /// How long an alert fires after its expression held last, in milliseconds.
+    /// The time for which an alert goes on firing after its expression held last, in milliseconds.
     pub keep_firing_for_ms: i64,
     pub labels: BTreeMap<String, Template>,
     pub annotations: BTreeMap<String, Template>,
@@ -235,7 +233,7 @@ impl RuleText {
                 }))
             }
         };
-        Ok(Rule { line: begin.line(), expr, kind })
+        Ok(Rule { expr, kind })
     }
 }
 

@@ -1,7 +1,7 @@
-//! Which rules of a group can be recorded together: those that read nothing of one another.
+//! Divides the rules of a group into those that can be recorded together: they read nothing of one another.
 
+use crate::alert::{ALERTS, ALERTS_FOR_STATE};
 use crate::file::{Rule, RuleKind};
-use crate::group::{ALERTS, ALERTS_FOR_STATE};
 use dropsonde_model::labels::NAME;
 use dropsonde_promql::{Expr, ExprKind, Matcher, Selector};
 use std::collections::BTreeSet;

@@ -1,7 +1,9 @@
 //! Unit tests of rules, in the format of `promtool test rules`.
 
+use crate::alert::AlertState;
+use crate::evaluation::{RuleSettings, Storage};
 use crate::file::{RuleFile, RuleKind};
-use crate::group::{AlertState, RuleSettings, RunningGroup, Storage};
+use crate::group::RunningGroup;
 use dropsonde_model::Labels;
 use dropsonde_promql::number::parse_duration;
 use dropsonde_promql::{

@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -33,6 +33,12 @@ enum Step {
 /// After an error the old file is in place. Only if the folder could not be synced, the new one is.
 pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     put(path, bytes, mode, |half| fs::rename(half, path), |_| Ok(()))
+}
+
+/// Creates a folder for this user alone. Does not create its parent, which may be a disk that is not mounted now.
+pub fn make_inside(folder: &Path) -> io::Result<()> {
+    let made = fs::DirBuilder::new().mode(0o700).create(folder);
+    made.or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
 /// Creates a file in the same way. If there is one already, it stays, and the error is [`ErrorKind::AlreadyExists`].

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// `[alerting]`: how rules are evaluated, and who is told of alerts.
+/// `[alerting]`: the evaluation of rules, and the servers that are told of alerts.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlertingConfig {
@@ -47,7 +47,7 @@ impl Default for AlertingConfig {
 }
 
 impl AlertingConfig {
-    /// Returns the part about whom alerts are sent to.
+    /// Returns the part about the servers that alerts are sent to.
     pub(super) fn delivery(&self, data_dir: Option<PathBuf>) -> DeliveryOptions {
         DeliveryOptions {
             resend_delay: self.resend_delay,

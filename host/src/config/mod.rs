@@ -170,7 +170,7 @@ impl Config {
         }
     }
 
-    /// Returns whom alerts are sent to.
+    /// Returns the servers that alerts are sent to.
     pub fn delivery(&self) -> delivery::options::DeliveryOptions {
         self.alerting.delivery(self.kept_dir())
     }

@@ -12,6 +12,7 @@ use hyper::Method;
 use hyper::header::{self, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The most alerts of one message for programs.
 const MOST: usize = 10_000;
@@ -65,7 +66,7 @@ fn alertmanager(notice: &Notice<'_>) -> Value {
 
 /// Returns the pairs that all alerts have.
 fn common<'a>(
-    alerts: &'a [SentAlert],
+    alerts: &'a [Arc<SentAlert>],
     of: impl Fn(&'a SentAlert) -> &'a BTreeMap<String, String>,
 ) -> BTreeMap<&'a str, &'a str> {
     let Some(first) = alerts.first() else { return BTreeMap::new() };
@@ -130,7 +131,7 @@ fn ntfy_headers(notice: &Notice<'_>) -> Vec<(HeaderName, HeaderValue)> {
 /// Returns the highest severity among the firing alerts.
 fn severity<'a>(notice: &'a Notice<'_>) -> &'a str {
     let firing = notice.alerts.iter().filter(|alert| alert.resolved_ms.is_none());
-    let of = |alert: &'a SentAlert| alert.labels.get("severity").map_or("", String::as_str);
+    let of = |alert: &'a Arc<SentAlert>| alert.labels.get("severity").map_or("", String::as_str);
     let rank = |severity: &&str| match *severity {
         "critical" | "page" => 3,
         "info" | "none" => 1,
@@ -152,7 +153,7 @@ fn title(notice: &Notice<'_>) -> String {
 
 /// Returns a line about each alert.
 fn lines(notice: &Notice<'_>) -> Vec<String> {
-    let line = |alert: &SentAlert| {
+    let line = |alert: &Arc<SentAlert>| {
         let text = ["summary", "description", "message"].iter().find_map(|name| alert.annotations.get(*name));
         let name = alert.labels.get("alertname").map_or("", String::as_str);
         let about = alert.labels.get("id").map(|id| format!(" ({id})")).unwrap_or_default();
@@ -181,13 +182,12 @@ mod tests {
             starts_ms: 1000,
             resolved_ms,
             url: "http://h/graph?g0.expr=x".to_owned(),
-            interval_ms: 60_000,
-            evaluated_ms: None,
         }
     }
 
     fn notice(alerts: Vec<SentAlert>) -> Notice<'static> {
         let labels = BTreeMap::from([("alertname".to_owned(), "Full".to_owned())]);
+        let alerts = alerts.into_iter().map(Arc::new).collect();
         Notice { receiver: "ops", external_url: "http://h", labels, alerts, nth: 3 }
     }
 

@@ -1,12 +1,12 @@
-//! What a webhook is to be told of a group now.
+//! Compares the alerts of a group with those that a webhook knows.
 
-use super::GroupAlerts;
 use super::known::KnownGroup;
+use super::{Alerts, GroupAlerts};
 use crate::options::WebhookConfig;
 use crate::payload::SentAlert;
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// When a webhook is told of what has changed.
+/// The times that a webhook configures.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
     wait_ms: i64,
@@ -15,26 +15,25 @@ pub(super) struct Timing {
     sends_resolved: bool,
 }
 
-/// What is to be told of a group.
+/// The message about a group, and whether it is time for it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Due {
     /// The alerts of the message: firing ones first.
-    pub(super) alerts: Vec<SentAlert>,
+    pub(super) alerts: Vec<Arc<SentAlert>>,
     /// The alerts that it will believe to fire.
-    pub(super) firing: BTreeMap<String, SentAlert>,
+    pub(super) firing: Alerts,
     /// Whether it is told now.
     pub(super) is_now: bool,
-    /// How many alerts it should be told of and was not.
-    pub(super) unheard: usize,
+    /// The number of alerts that it was not told of.
+    pub(super) untold: usize,
 }
 
 impl Timing {
     pub(super) fn of(config: &WebhookConfig) -> Self {
-        let milliseconds = |span: dropsonde_model::Span| i64::try_from(span.get().as_millis()).unwrap_or(i64::MAX);
         Self {
-            wait_ms: milliseconds(config.group_wait),
-            interval_ms: milliseconds(config.group_interval),
-            repeat_ms: milliseconds(config.repeat_interval),
+            wait_ms: config.group_wait.as_ms(),
+            interval_ms: config.group_interval.as_ms(),
+            repeat_ms: config.repeat_interval.as_ms(),
             sends_resolved: config.send_resolved,
         }
     }
@@ -52,14 +51,14 @@ pub(super) fn due(
 ) -> Due {
     let (nothing, no_alerts) = (KnownGroup::default(), GroupAlerts::default());
     let believed = &known.unwrap_or(&nothing).firing;
-    let GroupAlerts { alerts, unheard_of } = alerts.unwrap_or(&no_alerts);
-    let mut firing: BTreeMap<String, SentAlert> = BTreeMap::new();
-    let mut resolved: Vec<SentAlert> = Vec::new();
-    let mut unheard = 0;
+    let GroupAlerts { alerts, withheld } = alerts.unwrap_or(&no_alerts);
+    let mut firing = Alerts::new();
+    let mut resolved: Vec<Arc<SentAlert>> = Vec::new();
+    let mut untold = 0;
     for (key, alert) in alerts.iter().filter(|(_, alert)| alert.resolved_ms.is_none()) {
         // An alert that was resolved and fires again is another one.
         let is_known = believed.get(key).is_some_and(|known| known.starts_ms == alert.starts_ms);
-        unheard += usize::from(!is_known);
+        untold += usize::from(!is_known);
         firing.insert(key.clone(), alert.clone());
     }
     for (key, before) in believed {
@@ -67,16 +66,18 @@ pub(super) fn due(
             Some(now) if now.resolved_ms.is_none() => {}
             Some(over) => resolved.push(over.clone()),
             // It hears of its end when it may hear of it again.
-            None if unheard_of.contains(key) => drop(firing.insert(key.clone(), before.clone())),
+            None if withheld.contains(key) => drop(firing.insert(key.clone(), before.clone())),
             // Its rule is gone, or it was resolved long ago.
-            None if is_complete => resolved.push(SentAlert { resolved_ms: Some(now_ms), ..before.clone() }),
+            None if is_complete => {
+                resolved.push(Arc::new(SentAlert { resolved_ms: Some(now_ms), ..(**before).clone() }))
+            }
             // Its rule may come back.
             None => drop(firing.insert(key.clone(), before.clone())),
         }
     }
     let told = timing.sends_resolved && !resolved.is_empty();
     if timing.sends_resolved {
-        unheard += resolved.len();
+        untold += resolved.len();
     }
     let is_now = match known {
         // A clock that was set back must not silence anybody.
@@ -85,25 +86,23 @@ pub(super) fn due(
             let passed_ms = now_ms.saturating_sub(known.told_ms);
             let is_after = |wait_ms: i64| !(0..wait_ms).contains(&passed_ms);
             let is_over = firing.is_empty() && !resolved.is_empty();
-            let is_news = unheard > 0 && (told || !firing.is_empty());
-            let has_heard = firing.keys().any(|key| !unheard_of.contains(key));
-            let is_repeat = has_heard && is_after(timing.repeat_ms);
+            let is_news = untold > 0 && (told || !firing.is_empty());
+            let is_repeat = firing.keys().any(|key| !withheld.contains(key)) && is_after(timing.repeat_ms);
             (is_news && is_after(timing.interval_ms)) || is_repeat || (is_over && !timing.sends_resolved)
         }
     };
-    let is_heard = |key: &&String| !unheard_of.contains(*key);
-    let mut message: Vec<SentAlert> =
-        firing.iter().filter(|(key, _)| is_heard(key)).map(|(_, alert)| alert.clone()).collect();
+    let told_of = firing.iter().filter(|(key, _)| !withheld.contains(*key));
+    let mut message: Vec<Arc<SentAlert>> = told_of.map(|(_, alert)| alert.clone()).collect();
     if timing.sends_resolved {
         message.extend(resolved);
     }
-    Due { alerts: message, firing, is_now, unheard }
+    Due { alerts: message, firing, is_now, untold }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     const TIMING: Timing = Timing { wait_ms: 5_000, interval_ms: 60_000, repeat_ms: 3_600_000, sends_resolved: true };
 
@@ -114,13 +113,11 @@ mod tests {
             starts_ms,
             resolved_ms,
             url: String::new(),
-            interval_ms: 1000,
-            evaluated_ms: None,
         }
     }
 
     fn alerts(all: &[SentAlert]) -> GroupAlerts {
-        let alerts = all.iter().map(|alert| (alert.key(), alert.clone())).collect();
+        let alerts = all.iter().map(|alert| (alert.key().into(), Arc::new(alert.clone()))).collect();
         GroupAlerts { alerts, ..GroupAlerts::default() }
     }
 
@@ -131,14 +128,14 @@ mod tests {
     #[test]
     fn an_alert_that_is_silenced_is_neither_repeated_alone_nor_resolved() {
         let group = known(&[alert("a", 0, None)], 0);
-        let unheard_of = BTreeSet::from([alert("a", 0, None).key()]);
-        let silenced = GroupAlerts { unheard_of: unheard_of.clone(), ..GroupAlerts::default() };
+        let withheld = BTreeSet::from([Arc::from(alert("a", 0, None).key())]);
+        let silenced = GroupAlerts { withheld: withheld.clone(), ..GroupAlerts::default() };
         let now = due(Some(&group), Some(&silenced), &TIMING, 0, 70_000, true);
         assert!(!now.is_now && now.firing.len() == 1, "{now:?}");
         // Another alert of the group is told of without it.
-        let other = GroupAlerts { unheard_of, ..alerts(&[alert("b", 5, None)]) };
+        let other = GroupAlerts { withheld, ..alerts(&[alert("b", 5, None)]) };
         let now = due(Some(&group), Some(&other), &TIMING, 0, 70_000, true);
-        assert!(now.is_now && now.alerts == [alert("b", 5, None)] && now.firing.len() == 2, "{now:?}");
+        assert!(now.is_now && now.alerts == [Arc::new(alert("b", 5, None))] && now.firing.len() == 2, "{now:?}");
         // After its silence, the end of an alert is told.
         assert_eq!(told(Some(&group), &[alert("a", 0, Some(9))], 70_000), Some(vec!["resolved"]));
     }
@@ -146,7 +143,7 @@ mod tests {
     /// Returns the states in the message, if one is sent now.
     fn told(known: Option<&KnownGroup>, now: &[SentAlert], now_ms: i64) -> Option<Vec<&'static str>> {
         let due = due(known, Some(&alerts(now)), &TIMING, 0, now_ms, true);
-        due.is_now.then(|| due.alerts.iter().map(SentAlert::status).collect())
+        due.is_now.then(|| due.alerts.iter().map(|alert| alert.status()).collect())
     }
 
     #[test]

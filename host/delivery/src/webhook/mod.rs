@@ -1,7 +1,9 @@
-//! One webhook. What it knows is compared with what is true; it is told of the difference, group by group.
+//! One webhook. The alerts that it knows are compared with those that there are; it gets messages about the difference,
+//! group by group.
 //!
-//! * `known`: what it knows. `due`: what it is to be told now. `notice`: what it is told of one group.
-//! * `body`: the message. `mute`: times in which nothing is sent.
+//! * `known`: keeps the alerts that it knows. `due`: compares. `notice`: a message, `body`: as different servers read
+//!   it.
+//! * `mute`: times in which nothing is sent.
 
 mod body;
 mod due;
@@ -9,11 +11,11 @@ mod known;
 mod mute;
 mod notice;
 
-use crate::alertmanager::report;
 use crate::backoff::Backoff;
 use crate::client::{AT_ONCE, Client, SendError, secret};
 use crate::options::WebhookConfig;
 use crate::payload::SentAlert;
+use crate::report::report;
 use dropsonde_engine::Engine;
 use dropsonde_promql::Matcher;
 use due::{Due, Timing};
@@ -29,7 +31,8 @@ use tokio::time::sleep;
 /// The time between two looks whether a group is due.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The time after which it is kept what was told, while there is more to tell. After a crash it is told again.
+/// The longest time between two writes of the alerts that it knows. After a crash, messages since the last are sent
+/// again.
 const KEPT: Duration = Duration::from_secs(1);
 
 /// The longest time for which alerts are taken as they were: a silence may begin or end.
@@ -43,20 +46,23 @@ pub(crate) struct Webhook {
     matchers: Vec<Matcher>,
     client: Client,
     known: Known,
-    /// Whether it was told of something that is not kept yet.
+    /// Whether it knows something that is not written yet.
     has_news: bool,
     /// The alerts as they were, with the revision of the rules and the time.
     latest: Option<(u64, Instant, Arc<Groups>)>,
-    /// Since when groups wait that it was not told of yet.
+    /// The time since when groups wait that it was not told of yet.
     waiting: BTreeMap<GroupLabels, i64>,
 }
 
-/// The alerts of one group, by their keys.
+/// Alerts by their keys.
+type Alerts = BTreeMap<Arc<str>, Arc<SentAlert>>;
+
+/// The alerts of one group.
 #[derive(Debug, Clone, Default)]
 struct GroupAlerts {
-    alerts: BTreeMap<String, SentAlert>,
-    /// The keys of alerts of which it is not to hear now: they are silenced, or it no longer wants them.
-    unheard_of: BTreeSet<String>,
+    alerts: Alerts,
+    /// The keys of alerts that are withheld now: they are silenced, or it no longer wants them.
+    withheld: BTreeSet<Arc<str>>,
 }
 
 /// A message about one group.
@@ -65,11 +71,11 @@ struct DueMessage {
     due: Due,
 }
 
-/// What was sent of one group.
-struct Told {
+/// A message that was sent, and how that ended.
+struct SentMessage {
     labels: GroupLabels,
-    firing: BTreeMap<String, SentAlert>,
-    unheard: usize,
+    firing: Alerts,
+    untold: usize,
     result: Result<(), SendError>,
 }
 
@@ -138,7 +144,7 @@ impl Webhook {
             let (alerts, known) = (groups.get(&labels), self.known.groups.get(&labels));
             let since_ms = *self.waiting.entry(labels.clone()).or_insert(now_ms);
             let due = due::due(known, alerts, &timing, since_ms, now_ms, is_complete);
-            waiting += due.unheard;
+            waiting += due.untold;
             if due.is_now {
                 messages.push(DueMessage { labels, due });
             }
@@ -155,15 +161,15 @@ impl Webhook {
         while goes_on && due.len() > 0 {
             let mut sending = JoinSet::new();
             for DueMessage { labels, due } in due.by_ref().take(AT_ONCE) {
-                let Due { alerts, firing, unheard, .. } = due;
+                let Due { alerts, firing, untold, .. } = due;
                 let sent = self.send(labels.clone(), alerts);
-                sending.spawn(async move { Told { labels, firing, unheard, result: sent.await } });
+                sending.spawn(async move { SentMessage { labels, firing, untold, result: sent.await } });
             }
-            while let Some(told) = sending.join_next().await {
-                let Ok(Told { labels, firing, unheard, result: sent }) = told else { continue };
+            while let Some(sent) = sending.join_next().await {
+                let Ok(SentMessage { labels, firing, untold, result: sent }) = sent else { continue };
                 match sent {
                     Ok(()) => {
-                        waiting -= unheard;
+                        waiting -= untold;
                         self.note(labels, firing, now_ms);
                     }
                     // The server may not like this message, and like the next one.
@@ -202,10 +208,15 @@ impl Webhook {
                 let is_wanted = matchers.iter().all(|matcher| matcher.matches(value(&matcher.name)));
                 let is_heard = is_wanted && engine.rules.silences.of(&listed.alert.labels, now_ms).is_empty();
                 let group = groups.entry(group_labels(&alert, &group_by)).or_default();
-                if is_heard {
-                    group.alerts.insert(alert.key(), alert);
-                } else {
-                    group.unheard_of.insert(alert.key());
+                let key: Arc<str> = alert.key().into();
+                if !is_heard {
+                    group.withheld.insert(key);
+                    continue;
+                }
+                // Two rules can have the same alert: it fires if one of them says so.
+                let is_firing = |known: &Arc<SentAlert>| known.resolved_ms.is_none();
+                if !group.alerts.get(&key).is_some_and(is_firing) {
+                    group.alerts.insert(key, Arc::new(alert));
                 }
             }
             Arc::new(groups)
@@ -215,8 +226,12 @@ impl Webhook {
         groups
     }
 
-    /// Returns what sends a message about a group.
-    fn send(&self, labels: GroupLabels, alerts: Vec<SentAlert>) -> impl Future<Output = Result<(), SendError>> + use<> {
+    /// Returns a future that sends a message about a group.
+    fn send(
+        &self,
+        labels: GroupLabels,
+        alerts: Vec<Arc<SentAlert>>,
+    ) -> impl Future<Output = Result<(), SendError>> + use<> {
         let external_url = self.engine.options.load().rules.external_url.clone();
         let nth = self.known.groups.get(&labels).map_or(0, |known| known.notices);
         let (engine, config, client, name) =
@@ -239,8 +254,8 @@ impl Webhook {
         }
     }
 
-    /// Notes what it was told of a group.
-    fn note(&mut self, labels: GroupLabels, firing: BTreeMap<String, SentAlert>, now_ms: i64) {
+    /// Notes that it was told of a group.
+    fn note(&mut self, labels: GroupLabels, firing: Alerts, now_ms: i64) {
         self.waiting.remove(&labels);
         let known = self.known.groups.entry(labels).or_default();
         (known.firing, known.told_ms, known.notices) = (firing, now_ms, known.notices + 1);
@@ -249,13 +264,13 @@ impl Webhook {
 
     /// Forgets groups that are over, and that nobody needs to be told of again soon.
     fn forget(&mut self, now_ms: i64) {
-        let interval_ms = i64::try_from(self.config.group_interval.get().as_millis()).unwrap_or(i64::MAX);
+        let interval_ms = self.config.group_interval.as_ms();
         self.known
             .groups
             .retain(|_, known| !known.firing.is_empty() || now_ms.saturating_sub(known.told_ms) < interval_ms);
     }
 
-    /// Keeps what it knows, off the server's threads.
+    /// Writes the alerts that it knows, off the server's threads.
     async fn keep(&mut self) {
         self.has_news = false;
         let known = std::mem::take(&mut self.known);

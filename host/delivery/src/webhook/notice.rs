@@ -1,7 +1,8 @@
 use crate::payload::SentAlert;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// What a webhook is told of one group.
+/// A message about one group.
 #[derive(Debug, Clone)]
 pub(crate) struct Notice<'a> {
     /// The name of the webhook.
@@ -11,8 +12,8 @@ pub(crate) struct Notice<'a> {
     /// The labels of the group.
     pub(crate) labels: BTreeMap<String, String>,
     /// Firing ones first.
-    pub(crate) alerts: Vec<SentAlert>,
-    /// How many notices of the group came before.
+    pub(crate) alerts: Vec<Arc<SentAlert>>,
+    /// The number of notices of the group before this one.
     pub(crate) nth: u64,
 }
 

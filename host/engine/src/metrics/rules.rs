@@ -10,7 +10,7 @@ pub struct RuleMetrics {
     pub failures: IntCounterVec,
     /// Ticks of a group that were skipped.
     pub missed: IntCounterVec,
-    /// How long the last evaluation took.
+    /// The duration of the last evaluation.
     pub seconds: GaugeVec,
     /// The time of the last evaluation.
     pub last: GaugeVec,

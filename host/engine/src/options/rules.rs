@@ -31,10 +31,10 @@ pub struct AlertConfig {
     pub name: String,
     /// An expression in PromQL in which fields have their own names: `memory_used_mb / memory_limit_mb > 0.9`.
     pub when: String,
-    /// How long the expression must hold.
+    /// The time for which the expression must hold.
     #[serde(default, rename = "for")]
     pub for_time: Option<Span>,
-    /// How long an alert fires after the expression held last.
+    /// The time for which an alert goes on firing after the expression held last.
     #[serde(default)]
     pub keep_firing_for: Option<Span>,
     #[serde(default)]
@@ -50,7 +50,7 @@ pub struct AlertConfig {
     pub summary: Option<String>,
 }
 
-/// How much an alert matters.
+/// The severity of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {

@@ -20,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 
 /// The metadata that tells whether a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileSignature {
+pub(crate) struct FileSignature {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -28,7 +28,7 @@ pub(super) struct FileSignature {
 }
 
 impl FileSignature {
-    pub(super) fn of(about: &Metadata) -> Self {
+    pub(crate) fn of(about: &Metadata) -> Self {
         Self {
             file: (about.dev(), about.ino()),
             size: about.size(),

@@ -2,7 +2,7 @@
 //! run.
 
 use super::prepare::ComponentBytes;
-use super::state_file::make_inside;
+use dropsonde_sandbox::replace::make_inside;
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use std::fs;
 use std::io::{self, ErrorKind};

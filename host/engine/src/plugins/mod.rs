@@ -37,6 +37,7 @@ mod trial;
 mod updater;
 mod watcher;
 
+pub(crate) use debounce::FileSignature;
 pub use fields::{BadFields, FieldMetric, Fields};
 pub use find::{BundledPlugin, Component, ComponentOrigin, FindError, in_folder};
 pub use native::BadNative;

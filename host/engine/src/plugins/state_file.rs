@@ -2,10 +2,9 @@
 
 use crate::disk_errors::is_denied;
 use dropsonde_sandbox::SavedState;
-use dropsonde_sandbox::replace::{PRIVATE, remove_abandoned, replace_file};
+use dropsonde_sandbox::replace::{PRIVATE, make_inside, remove_abandoned, replace_file};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -48,12 +47,6 @@ impl StateFile {
         self.path.parent().map_or(Ok(()), make_inside)?;
         replace_file(&self.path, bytes, PRIVATE)
     }
-}
-
-/// Creates a folder for this user alone. Does not create its parent, which may be a disk that is not mounted now.
-pub(super) fn make_inside(folder: &Path) -> io::Result<()> {
-    let made = fs::DirBuilder::new().mode(0o700).create(folder);
-    made.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]

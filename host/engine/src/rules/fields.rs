@@ -7,7 +7,7 @@ use crate::Engine;
 use crate::options::AlertConfig;
 use crate::plugins::{FieldMetric, Fields};
 use crate::snapshot::NUMBERS;
-use dropsonde_model::{Kind, nearest};
+use dropsonde_model::{Kind, Span, nearest};
 use dropsonde_promql::{Expr, ExprKind, MatchOperator, Matcher, Modifiers, ParseOptions, Selector, parse};
 use dropsonde_rules::{AlertingRule, Rule, RuleGroup, RuleKind, Template};
 use glob::Pattern;
@@ -31,7 +31,7 @@ pub(super) struct FieldAlerts(Vec<AlertConfig>);
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct FieldSource {
     metric: String,
-    /// What the value of the metric is multiplied by.
+    /// The factor from the metric's value to the field's.
     scale: f64,
     /// Whether the field is the rate of the metric.
     is_rate: bool,
@@ -84,9 +84,7 @@ impl FieldAlerts {
 
 /// Returns the rule of an alert with its condition in PromQL.
 fn rule(alert: &AlertConfig, when: &str) -> Option<Rule> {
-    let milliseconds = |span: Option<dropsonde_model::Span>| {
-        span.map_or(0, |span| i64::try_from(span.get().as_millis()).unwrap_or(i64::MAX))
-    };
+    let milliseconds = |span: Option<Span>| span.map_or(0, Span::as_ms);
     let template = |text: &str| Template::parse(text).ok();
     let usual = format!("{}: it is {{{{ $value | printf \"%.4g\" }}}}", alert.when.replace("{{", "{ {"));
     let summary = template(alert.summary.as_deref().unwrap_or(&usual))?;
@@ -97,7 +95,7 @@ fn rule(alert: &AlertConfig, when: &str) -> Option<Rule> {
         labels: BTreeMap::from([("severity".to_owned(), template(alert.severity.as_str())?)]),
         annotations: BTreeMap::from([("summary".to_owned(), summary)]),
     }));
-    Some(Rule { line: 0, expr: parse(when, ParseOptions::default()).ok()?, kind })
+    Some(Rule { expr: parse(when, ParseOptions::default()).ok()?, kind })
 }
 
 /// Returns the metrics of all fields that there are.
@@ -236,7 +234,7 @@ impl FieldSource {
 
 /// Returns the regular expression of a glob.
 fn regex_of(glob: &str) -> String {
-    // What is no glob is refused with the configuration.
+    // A configuration with an invalid glob is refused.
     debug_assert!(Pattern::new(glob).is_ok());
     let mut regex = String::new();
     let mut characters = glob.chars().peekable();

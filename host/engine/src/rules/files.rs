@@ -2,10 +2,10 @@
 
 use super::{GroupId, RuleFileFailure};
 use crate::options::RuleOptions;
+use crate::plugins::FileSignature;
 use dropsonde_rules::{RuleFile, RuleGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,25 +33,12 @@ pub(super) struct LoadedGroup {
 }
 
 /// The files that globs match, with what tells that one has changed.
-pub(super) type FileStates = BTreeMap<PathBuf, Option<FileState>>;
-
-/// Metadata that differs once a file has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FileState {
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
+pub(super) type RuleFiles = BTreeMap<PathBuf, Option<FileSignature>>;
 
 /// Returns the rule files as they are now. May take long: a disk may answer late.
-pub(super) fn states(options: &RuleOptions) -> FileStates {
-    let state = |path: &Path| {
-        let about = fs::metadata(path).ok()?;
-        let (modified, changed) = ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
-        Some(FileState { inode: about.ino(), size: about.size(), modified, changed })
-    };
-    options.files.iter().flat_map(|pattern| matches(pattern)).map(|path| (path.clone(), state(&path))).collect()
+pub(super) fn current(options: &RuleOptions) -> RuleFiles {
+    let signature = |path: &Path| Some(FileSignature::of(&fs::metadata(path).ok()?));
+    options.files.iter().flat_map(|glob| matches(glob)).map(|path| (path.clone(), signature(&path))).collect()
 }
 
 /// Returns the files that a glob matches.

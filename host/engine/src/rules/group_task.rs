@@ -54,7 +54,7 @@ impl GroupTask {
         before: Option<RunningGroup>,
     ) -> Result<Self, InvalidInstanceId> {
         let options = engine.options.load();
-        let usual_ms = i64::try_from(options.rules.interval.get().as_millis()).unwrap_or(i64::MAX);
+        let usual_ms = options.rules.interval.as_ms();
         let interval_ms = group.interval_ms.unwrap_or(usual_ms).max(1);
         let mut running = RunningGroup::new(group);
         match before {
@@ -175,10 +175,7 @@ impl GroupTask {
         let options = engine.options.load_full();
         let own: usize = state.running.states().iter().map(|state| state.alerts().count()).sum();
         let settings = RuleSettings {
-            query: Settings {
-                lookback_ms: i64::try_from(options.query.lookback.get().as_millis()).unwrap_or(i64::MAX),
-                ..Settings::default()
-            },
+            query: Settings { lookback_ms: options.query.lookback.as_ms(), ..Settings::default() },
             external_labels: options.rules.external_labels.clone(),
             external_url: options.rules.external_url.clone(),
             max_alerts: Some(options.rules.max_alerts.saturating_sub(engine.rules.count().saturating_sub(own))),
@@ -202,7 +199,7 @@ impl GroupTask {
         }
         let took = began.elapsed();
         let now = alerts(running);
-        // What readers are told of must be known after a restart.
+        // Readers are told only of alerts that are known after a restart.
         state.keep(engine, &self.id, &now);
         self.count(engine, &state.running, &failures, took, at_ms);
         self.log(&mut state, failures);
@@ -245,7 +242,7 @@ impl GroupState {
 
 /// Returns how long after a start no alert is resolved: until its series are there again.
 fn held_ms(options: &Options, interval_ms: i64) -> i64 {
-    let polls_ms = i64::try_from(options.poll.interval.get().as_millis()).unwrap_or(i64::MAX);
+    let polls_ms = options.poll.interval.as_ms();
     interval_ms.max(polls_ms).saturating_mul(3).max(LEAST_HELD_MS)
 }
 

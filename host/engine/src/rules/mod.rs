@@ -6,7 +6,7 @@
 //! * `files`: reads rule files. `fields`: alerts of the configuration, as rules.
 //! * `supervisor`: starts and ends groups as files come and go. `group_task`: evaluates one group at its ticks.
 //!   `history_storage`: history as groups read and write it.
-//! * `state_log`: keeps alerts over a restart. [`Silences`]: what nobody wants to hear of now.
+//! * `state_log`: keeps alerts over a restart. [`Silences`]: the alerts that nobody is notified of.
 //! * [`GroupReport`]: a group after its last evaluation. [`ListedAlert`]: an alert of it.
 
 mod fields;
@@ -51,7 +51,7 @@ pub struct GroupId {
     pub name: Arc<str>,
 }
 
-/// Why a file's rules are not in force.
+/// The reason why a file's rules are not in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleFileFailure {
     pub file: String,
@@ -65,7 +65,7 @@ type Reload = oneshot::Sender<Vec<RuleFileFailure>>;
 #[derive(Debug)]
 pub struct Rules {
     groups: RwLock<BTreeMap<GroupId, Arc<GroupReport>>>,
-    /// What is wrong with rule files.
+    /// The rule files with mistakes.
     failures: RwLock<Vec<RuleFileFailure>>,
     /// Alerts of the configuration whose fields nothing has, a sentence each.
     unknown_fields: RwLock<Vec<String>>,
@@ -81,7 +81,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Reads what was kept of alerts and silences.
+    /// Reads the alerts and silences of the last run.
     pub(crate) fn open(data: Option<&Path>, now_ms: i64) -> Self {
         let (reloads, asked) = mpsc::channel(1);
         Self {
@@ -139,7 +139,7 @@ impl Rules {
         answered.await.unwrap_or_default()
     }
 
-    /// Returns what is wrong with the rules, a sentence each.
+    /// Returns the problems of the rules, a sentence each.
     pub fn troubles(&self) -> Vec<String> {
         let failures = self.failures.read().unwrap_or_else(PoisonError::into_inner);
         let unknown = self.unknown_fields.read().unwrap_or_else(PoisonError::into_inner);

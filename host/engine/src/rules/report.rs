@@ -15,7 +15,7 @@ pub struct GroupReport {
     pub rules: Vec<RuleReport>,
     /// The time of the last evaluation; none before the first.
     pub evaluated_ms: Option<i64>,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
 }
 

@@ -24,7 +24,7 @@ const MOST_MATCHERS: usize = 32;
 /// The longest text of a silence, in bytes.
 const LONGEST: usize = 1024;
 
-/// How long a silence that is over is kept, in milliseconds.
+/// The time for which a silence that is over is kept, in milliseconds.
 const KEPT_MS: i64 = 5 * 86_400_000;
 
 /// The silences of a host.
@@ -76,7 +76,7 @@ fn yes() -> bool {
     true
 }
 
-/// Why a silence is refused.
+/// The reason why a silence is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSilence {
     #[error("matchers: give 1 to {MOST_MATCHERS} of them")]

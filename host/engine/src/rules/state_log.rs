@@ -70,7 +70,7 @@ enum KeptState {
 }
 
 impl StateLog {
-    /// Reads what is kept in a data directory. A line that is damaged is left out: it was cut by a crash.
+    /// Reads the file in a data directory. A line that is damaged is left out: it was cut by a crash.
     pub(super) fn open(data: Option<&Path>) -> Self {
         let mut state = LogState { path: data.map(|data| data.join(NAME)), ..LogState::default() };
         state.open();
@@ -83,14 +83,14 @@ impl StateLog {
         state.is_unread && state.open()
     }
 
-    /// Returns what is kept of a group: alerts with the keys of their rules.
+    /// Returns the alerts of a group, with the keys of their rules.
     pub(super) fn of_group(&self, id: &GroupId) -> Vec<(String, Alert)> {
         let state = self.lock();
         let alerts = state.alerts.get(id).into_iter().flatten();
         alerts.map(|((rule, _), alert)| (rule.to_string(), (**alert).clone())).collect()
     }
 
-    /// Keeps what has changed in a group. `now` are all its alerts, with the keys of their rules.
+    /// Writes the changes of a group. `now` are all its alerts, with the keys of their rules.
     pub(super) fn update(&self, id: &GroupId, now: Vec<(Arc<str>, Arc<Alert>)>) {
         let mut state = self.lock();
         let now: BTreeMap<AlertKey, Arc<Alert>> =
@@ -184,7 +184,7 @@ impl LogState {
         self.note(written.unwrap_or(Ok(())));
     }
 
-    /// Writes the file anew, without what is no longer true.
+    /// Writes the file anew, one line for each alert.
     fn rewrite(&mut self) {
         let Some(path) = self.path.clone() else { return };
         let mut text = Vec::new();

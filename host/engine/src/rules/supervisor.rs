@@ -1,7 +1,7 @@
 //! Starts and ends groups as files come and go.
 
 use super::fields::{FieldAlerts, FieldSources};
-use super::files::{self, FileStates, LoadedGroup, LoadedRules};
+use super::files::{self, LoadedGroup, LoadedRules, RuleFiles};
 use super::group_task::GroupTask;
 use super::{GroupId, Reload, RuleFileFailure};
 use crate::Engine;
@@ -29,8 +29,8 @@ struct RunningGroups {
     /// The metrics of all fields that there were.
     sources: FieldSources,
     /// The rule files as they were when they were read, and at the last look.
-    read: FileStates,
-    seen: FileStates,
+    read: RuleFiles,
+    seen: RuleFiles,
     /// Looks since they began to change.
     changing: u32,
     tasks: JoinSet<()>,
@@ -52,8 +52,8 @@ pub(crate) async fn supervise(engine: Arc<Engine>, mut stopping: watch::Receiver
         groups: BTreeMap::new(),
         fields: FieldAlerts::default(),
         sources: FieldSources::new(),
-        read: FileStates::new(),
-        seen: FileStates::new(),
+        read: RuleFiles::new(),
+        seen: RuleFiles::new(),
         changing: 0,
         tasks: JoinSet::new(),
         engine,
@@ -88,9 +88,9 @@ impl RunningGroups {
         let options = self.engine.options.load_full();
         let rules = options.rules.clone();
         // A disk may answer late.
-        let loaded = tokio::task::spawn_blocking(move || (files::states(&rules), LoadedRules::read(&rules))).await;
-        let Ok((states, LoadedRules { mut groups, failures })) = loaded else { return Vec::new() };
-        (self.read, self.seen, self.changing) = (states.clone(), states, 0);
+        let loaded = tokio::task::spawn_blocking(move || (files::current(&rules), LoadedRules::read(&rules))).await;
+        let Ok((read, LoadedRules { mut groups, failures })) = loaded else { return Vec::new() };
+        (self.read, self.seen, self.changing) = (read.clone(), read, 0);
         for failure in &failures {
             tracing::error!(
                 file = failure.file,
@@ -135,7 +135,7 @@ impl RunningGroups {
     /// Reads rule files again once one has changed, come or gone, and all have stayed the same for one look.
     async fn look_at_files(&mut self) {
         let options = self.engine.options.load_full();
-        let Ok(now) = tokio::task::spawn_blocking(move || files::states(&options.rules)).await else { return };
+        let Ok(now) = tokio::task::spawn_blocking(move || files::current(&options.rules)).await else { return };
         self.changing = if now == self.read { 0 } else { self.changing + 1 };
         if self.changing > 0 && (now == self.seen || self.changing > MOST_LOOKS) {
             tracing::info!("rule files have changed; reading them again");
@@ -152,7 +152,7 @@ impl RunningGroups {
         }
     }
 
-    /// Goes on with what could not be read at the start.
+    /// Reads files that could not be read at the start.
     async fn read_late(&self) {
         let engine = self.engine.clone();
         let tasks: Vec<_> = self.groups.values().map(|known| known.task.clone()).collect();

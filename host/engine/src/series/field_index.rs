@@ -36,7 +36,8 @@ pub(super) struct IndexedField {
     metrics: Arc<[FieldMetric]>,
 }
 
-/// What an index depends on. The addresses are those of the plugins' fields, which the index keeps.
+/// The versions of the data in an index. The numbers of plugins are the addresses of their fields, which the index
+/// keeps.
 #[derive(Debug, PartialEq)]
 struct Revisions {
     tracked: u64,

@@ -137,7 +137,7 @@ async fn evaluate(
     let work = move || {
         let _turn = turn;
         let expr = parse(&text, ParseOptions { experimental: options.experimental }).map_err(QueryError::Parse)?;
-        let usual_ms = i64::try_from(options.lookback.get().as_millis()).unwrap_or(i64::MAX);
+        let usual_ms = options.lookback.as_ms();
         let settings = Settings {
             lookback_ms: lookback_ms.filter(|lookback_ms| *lookback_ms > 0).unwrap_or(usual_ms),
             subquery_step_ms: SUBQUERY_STEP_MS,

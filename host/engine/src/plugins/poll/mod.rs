@@ -150,8 +150,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
         // A tick that is still due, because a call before it ended badly.
         let mut overdue: Option<(i64, u64)> = None;
         loop {
-            let discover_interval =
-                i64::try_from(self.engine.options.load().poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
+            let discover_interval = self.engine.options.load().poll.discover_interval.as_ms();
             let before = *schedule;
             let now_ms = self.engine.clock.now_ms();
             let (due_ms, missed) = overdue.take().unwrap_or_else(|| schedule.next(now_ms, self.engine.clock.steady()));
