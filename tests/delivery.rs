@@ -140,7 +140,7 @@ fn a_webhook_hears_of_a_group_once_of_its_changes_and_of_its_end() {
     let filtered: Vec<_> = other.until_count(2).iter().map(|message| states(&message.json())).collect();
     assert_eq!(filtered, [vec![("b".into(), "firing".into())], vec![("b".to_owned(), "resolved".to_owned())]]);
     let metrics = host.get("/metrics").body;
-    assert!(metrics.contains("dropsonde_remote_requests_total{outcome=\"ok\",remote=\"ops\"} 4\n"), "{metrics}");
+    assert!(metrics.contains("dropsonde_remote_requests_total{destination=\"ops\",outcome=\"ok\"} 4\n"), "{metrics}");
     assert_eq!(hook.received().len(), 4, "nothing is told twice");
 }
 
@@ -230,7 +230,7 @@ fn a_receiver_that_is_away_slow_or_broken_gets_all_once_it_works() {
     let health = host.until("/health", |health| health.body.contains("nothing can be sent to hook-0"));
     assert_eq!(health.json()["status"], "degraded");
     let metrics = host.get("/metrics").body;
-    assert!(metrics.contains("dropsonde_remote_alerts_waiting{remote=\"hook-0\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("dropsonde_remote_alerts_waiting{destination=\"hook-0\"} 1\n"), "{metrics}");
     // Alerts that fired meanwhile are told of with the rest.
     measured.set("queue{zone=\"a\"} 7\nqueue{zone=\"b\"} 7\n");
     host.until("/v1/alerts?state=firing", |alerts| alerts.json().as_array().unwrap().len() == 2);
@@ -294,7 +294,7 @@ fn credentials_and_certificates_let_the_host_in() {
     assert_eq!(authorization("/basic").as_deref(), Some("Basic dXNlcjp3b3Jk"));
     assert_eq!(authorization("/by/file"), None);
     let sent = |remote: &str, outcome: &str| {
-        format!("dropsonde_remote_requests_total{{outcome=\"{outcome}\",remote=\"{remote}\"}} 1\n")
+        format!("dropsonde_remote_requests_total{{destination=\"{remote}\",outcome=\"{outcome}\"}} 1\n")
     };
     host.until("/metrics", |metrics| metrics.body.contains(&sent("tls", "ok")));
     host.until_logged("UnknownIssuer");

@@ -13,6 +13,7 @@
 //! * `dashboard`: the page in a real browser, which `browser/scenarios.mjs` drives.
 //! * `rules`: commands on rule files; `alerts`: rules and alerts in a running host; `delivery`: who is told of
 //!   alerts; `alert_generator`: the specification of what sends alerts, point by point.
+//! * `remote_write`: samples that are sent elsewhere.
 //! * `tracing`: spans and log lines.
 //! * `confined`: filters and limits that service managers and containers set.
 //! * `shares`: limits per plugin; `ownership`: instances that several plugins discover.
@@ -74,6 +75,7 @@ mod promql;
 mod reads;
 mod reconfigure;
 mod reload;
+mod remote_write;
 mod rules;
 mod sandbox;
 mod scraping;

@@ -34,6 +34,15 @@ impl Prometheus {
 
     /// Starts a Prometheus with these jobs in its configuration.
     pub(crate) fn with(jobs: &str) -> Self {
+        Self::with_arguments(jobs, &[])
+    }
+
+    /// Starts a Prometheus that takes what others send.
+    pub(crate) fn receiving() -> Self {
+        Self::with_arguments("", &["--web.enable-remote-write-receiver"])
+    }
+
+    fn with_arguments(jobs: &str, arguments: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let config = format!("global:\n  scrape_interval: 500ms\n  scrape_timeout: 500ms\nscrape_configs:\n{jobs}");
         fs::write(folder.path().join("prometheus.yml"), config).unwrap();
@@ -43,6 +52,7 @@ impl Prometheus {
             .arg("--storage.tsdb.path")
             .arg(folder.path().join("data"))
             .args(["--web.listen-address", "127.0.0.1:0"])
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("prometheus ({error}): `cargo dev setup` unpacks it"));

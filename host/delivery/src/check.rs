@@ -1,23 +1,29 @@
 //! Finds mistakes in the configuration of deliveries, without sending anything.
 
+use crate::access::AccessConfig;
+use crate::alerts::targets::{ListedTargets, targets};
 use crate::client::Client;
-use crate::options::{AccessConfig, DeliveryOptions};
-use crate::targets::{ListedTargets, targets};
+use crate::options::DeliveryOptions;
 use std::path::Path;
 
 /// Reads all files that a configuration names. Returns what is wrong with them, a sentence each.
 pub fn check(options: &DeliveryOptions) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (nth, alertmanager) in options.alertmanagers.iter().enumerate() {
+    for (nth, alertmanager) in options.alerting.alertmanagers.iter().enumerate() {
         wrong.extend(access(&format!("alerting.alertmanagers[{nth}]"), &alertmanager.access));
     }
-    for (nth, webhook) in options.webhooks.iter().enumerate() {
+    for (nth, webhook) in options.alerting.webhooks.iter().enumerate() {
         let key = format!("alerting.webhooks[{nth}]");
         wrong.extend(webhook.url_file.as_ref().and_then(|file| unreadable(&key, file)));
         wrong.extend(access(&key, &webhook.access()));
     }
+    for (nth, remote) in options.remote_write.iter().enumerate() {
+        let key = format!("remote_write[{nth}]");
+        wrong.extend(remote.url_file.as_ref().and_then(|file| unreadable(&key, file)));
+        wrong.extend(access(&key, &remote.access()));
+    }
     wrong.extend(
-        targets(options, &mut ListedTargets::new())
+        targets(&options.alerting, &mut ListedTargets::new())
             .1
             .into_iter()
             .map(|(file, why)| format!("alerting.alertmanager_files: {file}: {why}")),
@@ -29,7 +35,7 @@ fn access(key: &str, access: &AccessConfig) -> Vec<String> {
     let files = access.bearer_token_file.iter().chain(&access.password_file);
     let mut wrong: Vec<String> = files.filter_map(|file| unreadable(key, file)).collect();
     if let Err(error) = Client::new(access) {
-        wrong.push(format!("{key}.ca_file: {error:#}"));
+        wrong.push(format!("{key}: {error:#}"));
     }
     wrong
 }

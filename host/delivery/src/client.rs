@@ -1,23 +1,24 @@
 //! Requests to other servers, with credentials and TLS.
 
-use crate::options::AccessConfig;
+use crate::access::AccessConfig;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// The most requests to one server at a time.
@@ -47,6 +48,15 @@ pub(crate) struct Message {
     pub(crate) body: Bytes,
 }
 
+/// An answer to a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// What it says, unless it is a success.
+    text: String,
+}
+
 /// The reason why a server did not take a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
@@ -59,7 +69,7 @@ pub(crate) struct SendError {
 }
 
 impl Client {
-    /// Makes a client. Reads the certificates to trust.
+    /// Makes a client. Reads the certificates to trust, and that of this host.
     pub(crate) fn new(access: &AccessConfig) -> Result<Self> {
         let roots = match &access.ca_file {
             Some(file) => {
@@ -74,7 +84,19 @@ impl Client {
         };
         let provider = Arc::new(ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let tls = tls.with_root_certificates(roots).with_no_client_auth();
+        let tls = tls.with_root_certificates(roots);
+        let tls = match (&access.cert_file, &access.key_file) {
+            (Some(certificate), Some(key)) => {
+                let unreadable = |file: &Path| format!("cannot read {}", file.display());
+                let chain: Result<Vec<_>, _> =
+                    CertificateDer::pem_file_iter(certificate).with_context(|| unreadable(certificate))?.collect();
+                let chain = chain.with_context(|| unreadable(certificate))?;
+                let own = PrivateKeyDer::from_pem_file(key).with_context(|| unreadable(key))?;
+                tls.with_client_auth_cert(chain, own)
+                    .with_context(|| format!("cannot use {} with {}", certificate.display(), key.display()))?
+            }
+            _ => tls.with_no_client_auth(),
+        };
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = HyperClient::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(60))
@@ -85,6 +107,18 @@ impl Client {
 
     /// Sends a request, and waits for the answer.
     pub(crate) async fn send(&self, message: Message) -> Result<(), SendError> {
+        let answer = self.ask(message).await?;
+        let status = answer.status;
+        if status.is_success() {
+            return Ok(());
+        }
+        let is_passing = status.is_server_error()
+            || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
+        Err(SendError { why: answer.to_string(), retry_after: answer.retry_after(), can_work_later: is_passing })
+    }
+
+    /// Sends a request, and returns the answer, whatever it says.
+    pub(crate) async fn ask(&self, message: Message) -> Result<Answer, SendError> {
         let request = self.request(message).await?;
         let timeout = self.access.timeout();
         match tokio::time::timeout(timeout, self.exchange(request)).await {
@@ -124,22 +158,31 @@ impl Client {
         Ok(Some(value))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(), SendError> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, SendError> {
         let answer = self.client.request(request).await.map_err(|error| SendError::later(chain(&error)))?;
-        let status = answer.status();
-        let retry_after = answer.headers().get(header::RETRY_AFTER).and_then(seconds);
+        let (status, headers) = (answer.status(), answer.headers().clone());
         // An answer that cannot be read is one all the same.
         let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
-        if status.is_success() {
-            return Ok(());
-        }
-        let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
-        let said: String = text.trim().chars().take(QUOTED).collect();
-        let said =
-            if said.is_empty() { String::new() } else { format!(": {}", dropsonde_model::text::harmless(&said)) };
-        let is_passing = status.is_server_error()
-            || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
-        Err(SendError { why: format!("it answered {status}{said}"), retry_after, can_work_later: is_passing })
+        let text = match body {
+            Ok(body) if !status.is_success() => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+            _ => String::new(),
+        };
+        Ok(Answer { status, headers, text })
+    }
+}
+
+impl Answer {
+    /// Returns the wait that the server asks for.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.headers.get(header::RETRY_AFTER).and_then(seconds)
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it answered {}", self.status)?;
+        let said: String = self.text.trim().chars().take(QUOTED).collect();
+        if said.is_empty() { Ok(()) } else { write!(f, ": {}", dropsonde_model::text::harmless(&said)) }
     }
 }
 

@@ -1,22 +1,18 @@
-//! Sends alerts to other servers: to Alertmanagers, and as messages to webhooks.
+//! Sends what a host knows to other servers: samples to databases, and alerts to Alertmanagers and webhooks.
 //!
 //! * [`Deliveries`]: starts and stops what sends. [`options`]: the servers to send to. [`check`]: finds mistakes in
 //!   that.
-//! * `alertmanager`: one Alertmanager. `targets`: where Alertmanagers are.
-//! * `webhook`: one webhook: the alerts that it knows, and messages about those that it does not.
-//! * `client`: requests, with credentials and TLS. `backoff`: when to try again. `report`: counts them.
-//! * `payload`: alerts as other servers read them.
+//! * `remote_write`: samples, as Prometheus sends them. `alerts`: alerts.
+//! * `client`: requests; `access`: credentials and certificates for them. `backoff`: when to try again.
 
-mod alertmanager;
+mod access;
+mod alerts;
 mod backoff;
 mod check;
 mod client;
 mod deliveries;
 pub mod options;
-mod payload;
-mod report;
-mod targets;
-mod webhook;
+mod remote_write;
 
 pub use check::check;
 pub use deliveries::Deliveries;

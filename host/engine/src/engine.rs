@@ -5,6 +5,7 @@ use crate::exposition::Exposition;
 use crate::frontend::Frontend;
 use crate::health::Vitals;
 use crate::history::FlushTrigger;
+use crate::horizon::Horizon;
 use crate::hub::{FollowRequest, Hub, Member, Selection, TooManyStreams, Watch};
 use crate::metrics::HostMetrics;
 use crate::options::{Options, StaticInstance};
@@ -52,6 +53,7 @@ pub struct Engine {
     pub(crate) fields: FieldIndexes,
     pub rules: Rules,
     pub remotes: Remotes,
+    pub(crate) horizon: Horizon,
     /// The bytes of samples on `/metrics`, by sampler.
     pub(crate) exposed: Pool,
     /// The bytes of plugins' own metrics there, by plugin.

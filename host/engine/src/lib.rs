@@ -15,7 +15,8 @@
 //! * [`tracked`]: the tracked instances and the samplers that poll them. `conflict_reports`: plugins that report
 //!   instances or fields of other owners.
 //! * `recorder`: records the instances and readings that a sampler reports.
-//! * [`series`]: labelled series in history. [`history`]: durable history. [`hub`]: live fan-out. [`json`]: samples as JSON.
+//! * [`series`]: labelled series in history. [`history`]: durable history; `horizon`: the time before
+//!   which it is complete. [`hub`]: live fan-out. [`json`]: samples as JSON.
 //! * [`service`]: the interface by which a program tracks instances and reads their samples. [`workload`]: several
 //!   instances taken together.
 //! * [`events`]: events that applications send to observers. [`mod@snapshot`]: the statistics of all sources in one
@@ -41,6 +42,7 @@ pub mod exposition;
 pub mod frontend;
 pub mod health;
 pub mod history;
+mod horizon;
 pub mod host_status;
 pub mod hub;
 pub mod json;

@@ -8,9 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Failures in a row before `/health` reports them: a server may be restarted.
 const FAILURES: u32 = 3;
 
-/// The servers that failed last, by name.
+/// The servers that something is wrong with, by name.
 #[derive(Debug, Default)]
-pub struct Remotes(Mutex<BTreeMap<String, FailingRemote>>);
+pub struct Remotes {
+    failing: Mutex<BTreeMap<String, FailingRemote>>,
+    /// The times of the oldest samples that servers have not got although history keeps them for not much longer.
+    behind: Mutex<BTreeMap<String, i64>>,
+}
 
 #[derive(Debug)]
 struct FailingRemote {
@@ -42,9 +46,28 @@ impl Remotes {
         }
     }
 
+    /// Notes the time of the oldest sample that a server has not got, if history keeps it for not much longer.
+    pub fn is_behind(&self, name: &str, oldest_ms: Option<i64>) {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = match oldest_ms {
+            Some(oldest_ms) => behind.insert(name.to_owned(), oldest_ms).is_none(),
+            None => {
+                behind.remove(name);
+                false
+            }
+        };
+        if is_new {
+            tracing::warn!(
+                remote = name,
+                "a server is so far behind that history may lose samples before it gets them"
+            );
+        }
+    }
+
     /// Forgets a server that is no longer configured.
     pub fn forget(&self, name: &str) {
         self.lock().remove(name);
+        self.is_behind(name, None);
     }
 
     /// Returns what is wrong, a sentence each.
@@ -55,11 +78,16 @@ impl Remotes {
             let (since, why) = (json::time(remote.since_ms), text::harmless(&remote.why));
             format!("nothing can be sent to {name} since {since}: {why}; the host keeps trying")
         };
-        told.map(sentence).collect()
+        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = |(name, oldest_ms): (&String, &i64)| {
+            let since = json::time(*oldest_ms);
+            format!("{name} has no samples since {since}: half of the time for which history keeps them is over")
+        };
+        told.map(sentence).chain(behind.iter().map(late)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, FailingRemote>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,6 +107,13 @@ mod tests {
             ["nothing can be sent to a since 1970-01-01T00:00:00Z: too slow; the host keeps trying"]
         );
         remotes.works("a");
+        assert!(remotes.troubles().is_empty());
+        remotes.is_behind("a", Some(0));
+        assert_eq!(
+            remotes.troubles(),
+            ["a has no samples since 1970-01-01T00:00:00Z: half of the time for which history keeps them is over"]
+        );
+        remotes.forget("a");
         assert!(remotes.troubles().is_empty());
     }
 }

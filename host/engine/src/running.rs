@@ -98,6 +98,7 @@ impl RunningEngine {
             memory_given_back: Instant::now(),
             failing: engine.store.archive().failing,
             greedy: shares::GreedyLog::default(),
+            began_ms: i64::MIN,
             _pulse: engine.vitals.pulse("history"),
         };
         let keeping = Flusher::start(keeper, interval, around).context("cannot start a thread")?;
@@ -185,6 +186,7 @@ impl Engine {
             fields: Default::default(),
             rules,
             remotes: Default::default(),
+            horizon: Default::default(),
             workloads: Default::default(),
             rooms: AddressSpace::of_process(),
             memory,
@@ -208,6 +210,8 @@ struct HistoryHooks {
     /// The reason why the last step could not write history; `None` if it could.
     failing: Option<WriteFailure>,
     greedy: shares::GreedyLog,
+    /// When the last step began.
+    began_ms: i64,
     _pulse: TaskGuard,
 }
 
@@ -226,7 +230,8 @@ impl FlushHooks for HistoryHooks {
             self.streams_noted = Instant::now();
             self.engine.hub.note(&self.engine.store);
         }
-        self.engine.clock.now_ms()
+        self.began_ms = self.engine.clock.now_ms();
+        self.began_ms
     }
 
     fn stepped(&mut self, _: KeeperStep, took: Duration) {
@@ -240,6 +245,9 @@ impl FlushHooks for HistoryHooks {
             }
         }
         let failing = self.engine.store.archive().failing;
+        if failing.is_none() {
+            self.engine.horizon.flushed(self.began_ms);
+        }
         match (&self.failing, &failing) {
             (None, Some(why)) => {
                 tracing::error!(

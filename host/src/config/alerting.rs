@@ -1,9 +1,8 @@
-use dropsonde_delivery::options::{AlertmanagerConfig, DeliveryOptions, WebhookConfig};
+use dropsonde_delivery::options::{AlertingOptions, AlertmanagerConfig, WebhookConfig};
 use dropsonde_engine::options::{AlertConfig, RuleOptions};
 use dropsonde_model::Span;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// `[alerting]`: the evaluation of rules, and the servers that are told of alerts.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -38,7 +37,7 @@ impl Default for AlertingConfig {
             external_url: None,
             external_labels: BTreeMap::new(),
             max_alerts,
-            resend_delay: DeliveryOptions::default().resend_delay,
+            resend_delay: AlertingOptions::default().resend_delay,
             alertmanagers: Vec::new(),
             alertmanager_files: Vec::new(),
             webhooks: Vec::new(),
@@ -48,13 +47,12 @@ impl Default for AlertingConfig {
 
 impl AlertingConfig {
     /// Returns the part about the servers that alerts are sent to.
-    pub(super) fn delivery(&self, data_dir: Option<PathBuf>) -> DeliveryOptions {
-        DeliveryOptions {
+    pub(super) fn delivery(&self) -> AlertingOptions {
+        AlertingOptions {
             resend_delay: self.resend_delay,
             alertmanagers: self.alertmanagers.clone(),
             alertmanager_files: self.alertmanager_files.clone(),
             webhooks: self.webhooks.clone(),
-            data_dir,
         }
     }
 

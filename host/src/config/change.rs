@@ -43,7 +43,7 @@ impl ConfigChange {
         section! { kept, before, &mut now => Config {
             restart: [listen, data_dir, plugins_dir, compile_cache, insecure, is_demo, tracing],
             live: [
-                labels, external_name, store, poll, stream, metrics, snapshot, query, rules, alerts, alerting, http, auth, tls,
+                labels, external_name, store, poll, stream, metrics, snapshot, query, rules, alerts, alerting, remote_write, http, auth, tls,
                 instances, plugins
             ],
         } "" }
@@ -104,6 +104,7 @@ impl ConfigChange {
             ("rules", now.rules != before.rules),
             ("[[alerts]]", now.alerts != before.alerts),
             ("[alerting]", now.alerting != before.alerting),
+            ("[[remote_write]]", now.remote_write != before.remote_write),
             ("[http]", now.http != before.http),
             ("[auth]", now.auth != before.auth),
             ("[tls]", now.tls != before.tls),

@@ -10,6 +10,7 @@ mod tracing;
 
 pub use alerting::AlertingConfig;
 pub use change::ConfigChange;
+pub use dropsonde_delivery::options::RemoteWriteConfig;
 pub use dropsonde_engine::options::{
     AlertConfig, GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, QueryConfig, SnapshotConfig,
     StaticInstance, StoreConfig, StreamConfig,
@@ -56,6 +57,8 @@ pub struct Config {
     /// Alerts that need no rule file.
     pub alerts: Vec<AlertConfig>,
     pub alerting: AlertingConfig,
+    /// Servers that get samples.
+    pub remote_write: Vec<RemoteWriteConfig>,
     pub http: HttpConfig,
     pub auth: AuthConfig,
     pub tls: TlsConfig,
@@ -170,9 +173,13 @@ impl Config {
         }
     }
 
-    /// Returns the servers that alerts are sent to.
+    /// Returns the servers that alerts and samples are sent to.
     pub fn delivery(&self) -> delivery::options::DeliveryOptions {
-        self.alerting.delivery(self.kept_dir())
+        delivery::options::DeliveryOptions {
+            alerting: self.alerting.delivery(),
+            remote_write: self.remote_write.clone(),
+            data_dir: self.kept_dir(),
+        }
     }
 
     /// Returns the HTTP server's part of the configuration.
@@ -257,6 +264,7 @@ impl Default for Config {
             rules: Vec::new(),
             alerts: Vec::new(),
             alerting: AlertingConfig::default(),
+            remote_write: Vec::new(),
             http: HttpConfig::default(),
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),

@@ -140,8 +140,8 @@ pub use query::{Align, FieldPoints, Points, Query, Sample};
 pub use schema::{Schema, StoredField};
 pub use series::{
     FoundSeries, GroupKey, LabelMatcher, LabelValues, LabelsTooLong, ReadingScale, STALE, SelectedSeries, SeriesColumn,
-    SeriesGroup, SeriesHandle, SeriesSamples, SeriesSelection, TickReport, VisitSeries, VisitedSeries, in_order,
-    is_stale,
+    SeriesGroup, SeriesHandle, SeriesSamples, SeriesSelection, SeriesTail, TailSamples, TickReport, VisitSeries,
+    VisitedSeries, in_order, is_stale,
 };
 pub use store::{OpenedFolder, Store, StoreLimits, StoreUsage};
 pub use windows::Windows;

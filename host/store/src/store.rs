@@ -30,6 +30,8 @@ struct StoreInner {
     next_born: AtomicU64,
     /// Increases whenever frames of samplers are added or removed.
     revision: AtomicU64,
+    /// Increases whenever labelled series or their frames are added or removed.
+    series_revision: AtomicU64,
     /// Labelled series and their frames.
     series: RwLock<SeriesIndex>,
     kept: Mutex<StoredNotes>,
@@ -119,6 +121,7 @@ impl Store {
             instances: RwLock::new(instances),
             next_born: AtomicU64::new(next_born),
             revision: AtomicU64::new(0),
+            series_revision: AtomicU64::new(0),
             series: RwLock::default(),
             kept: Mutex::new(StoredNotes { values, ..StoredNotes::default() }),
             status: Mutex::new(status),

@@ -1,10 +1,10 @@
 //! One Alertmanager: it is told of firing alerts again and again, and of resolved ones for some time.
 
+use crate::alerts::payload::SentAlert;
+use crate::alerts::report::report;
+use crate::alerts::targets::Target;
 use crate::backoff::Backoff;
 use crate::client::{Client, Message, SendError};
-use crate::payload::SentAlert;
-use crate::report::report;
-use crate::targets::Target;
 use bytes::Bytes;
 use dropsonde_engine::Engine;
 use dropsonde_engine::rules::{GroupReport, ListedAlert};

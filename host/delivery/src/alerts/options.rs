@@ -1,5 +1,6 @@
 //! The servers that alerts are sent to.
 
+use crate::access::{AccessConfig, check_url};
 use dropsonde_model::{InvalidValue, Span};
 use dropsonde_promql::{Matcher, parse_selector};
 use hyper::Uri;
@@ -15,15 +16,13 @@ use std::time::Duration;
 
 /// The parts of `[alerting]` about the servers that alerts are sent to.
 #[derive(Debug, Clone, PartialEq)]
-pub struct DeliveryOptions {
+pub struct AlertingOptions {
     /// The least time between two sends of an alert to an Alertmanager.
     pub resend_delay: Span,
     pub alertmanagers: Vec<AlertmanagerConfig>,
     /// Globs of files that list Alertmanagers, as Prometheus' `file_sd_configs` reads them.
     pub alertmanager_files: Vec<String>,
     pub webhooks: Vec<WebhookConfig>,
-    /// The folder for the alerts that webhooks know. None: nothing is kept over a restart.
-    pub data_dir: Option<PathBuf>,
 }
 
 /// An Alertmanager: its URL, or a table with more.
@@ -31,20 +30,6 @@ pub struct DeliveryOptions {
 pub struct AlertmanagerConfig {
     pub url: String,
     pub access: AccessConfig,
-}
-
-/// Credentials and certificates for a server.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(default)]
-pub struct AccessConfig {
-    /// A file with a bearer token.
-    pub bearer_token_file: Option<PathBuf>,
-    pub username: Option<String>,
-    pub password_file: Option<PathBuf>,
-    /// A file with the certificates of the authorities to trust. None: those that the machine trusts.
-    pub ca_file: Option<PathBuf>,
-    /// The longest time that a request may take. None: 10 s.
-    pub timeout: Option<Span>,
 }
 
 /// `[[alerting.webhooks]]`: a server that gets messages about alerts.
@@ -83,6 +68,8 @@ pub struct WebhookConfig {
     pub username: Option<String>,
     pub password_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
     pub timeout: Option<Span>,
 }
 
@@ -206,24 +193,26 @@ impl<'de> Visitor<'de> for UrlOrTable {
             username: Option<String>,
             password_file: Option<PathBuf>,
             ca_file: Option<PathBuf>,
+            cert_file: Option<PathBuf>,
+            key_file: Option<PathBuf>,
             timeout: Option<Span>,
         }
-        let table = Table::deserialize(MapAccessDeserializer::new(table))?;
-        let Table { url, bearer_token_file, username, password_file, ca_file, timeout } = table;
-        let access = AccessConfig { bearer_token_file, username, password_file, ca_file, timeout };
+        let Table { url, bearer_token_file, username, password_file, ca_file, cert_file, key_file, timeout } =
+            Table::deserialize(MapAccessDeserializer::new(table))?;
+        let access = AccessConfig { bearer_token_file, username, password_file, ca_file, cert_file, key_file, timeout };
         Ok(AlertmanagerConfig { url, access })
     }
 }
 
-impl Default for DeliveryOptions {
+impl Default for AlertingOptions {
     fn default() -> Self {
         let resend_delay = Span::from_secs(60);
         let (alertmanagers, alertmanager_files, webhooks) = (Vec::new(), Vec::new(), Vec::new());
-        Self { resend_delay, alertmanagers, alertmanager_files, webhooks, data_dir: None }
+        Self { resend_delay, alertmanagers, alertmanager_files, webhooks }
     }
 }
 
-impl DeliveryOptions {
+impl AlertingOptions {
     pub fn check(&self) -> Result<(), InvalidValue> {
         if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.resend_delay.get()) {
             return InvalidValue::of("alerting.resend_delay", "must be at least 1s and at most 1h");
@@ -249,27 +238,6 @@ impl DeliveryOptions {
             }
         }
         Ok(())
-    }
-}
-
-impl AccessConfig {
-    fn check(&self, key: &str) -> Result<(), InvalidValue> {
-        if self.bearer_token_file.is_some() && self.username.is_some() {
-            return InvalidValue::of(&format!("{key}.username"), "cannot be set with bearer_token_file");
-        }
-        if self.username.is_some() != self.password_file.is_some() {
-            return InvalidValue::of(&format!("{key}.username"), "needs password_file, and the other way round");
-        }
-        let is_allowed =
-            |timeout: &Span| (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&timeout.get());
-        if !self.timeout.as_ref().is_none_or(is_allowed) {
-            return InvalidValue::of(&format!("{key}.timeout"), "must be at least 100ms and at most 5m");
-        }
-        Ok(())
-    }
-
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.map_or(Duration::from_secs(10), Span::get)
     }
 }
 
@@ -331,7 +299,9 @@ impl WebhookConfig {
     pub fn name(&self) -> String {
         let host = || {
             let uri: Option<Uri> = self.url.as_ref().and_then(|url| url.parse().ok());
-            uri.and_then(|uri| uri.authority().map(|authority| without_user(authority.as_str()).to_owned()))
+            uri.and_then(|uri| {
+                uri.authority().map(|authority| crate::access::without_user(authority.as_str()).to_owned())
+            })
         };
         self.name.clone().or_else(host).unwrap_or_default()
     }
@@ -342,6 +312,8 @@ impl WebhookConfig {
             username: self.username.clone(),
             password_file: self.password_file.clone(),
             ca_file: self.ca_file.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
             timeout: self.timeout,
         }
     }
@@ -358,30 +330,13 @@ fn parsed(selector: &str) -> Result<Vec<Matcher>, String> {
     parse_selector(&format!("{{alertname!=\"\",{selector}}}")).map_err(|error| error.to_string())
 }
 
-/// Returns an authority without the name and the password that may stand in it.
-pub(crate) fn without_user(authority: &str) -> &str {
-    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
-}
-
-fn check_url(key: &str, url: &str) -> Result<(), InvalidValue> {
-    let uri: Result<Uri, _> = url.parse();
-    let is_url = uri.is_ok_and(|uri| {
-        let scheme = uri.scheme_str();
-        matches!(scheme, Some("http" | "https")) && uri.authority().is_some_and(|host| !host.as_str().contains('@'))
-    });
-    if is_url {
-        return Ok(());
-    }
-    InvalidValue::of(key, "must be a URL such as http://127.0.0.1:9093, without a user and a password in it")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn webhook(text: &str) -> Result<(), String> {
         let webhook: WebhookConfig = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-        let options = DeliveryOptions { webhooks: vec![webhook], ..DeliveryOptions::default() };
+        let options = AlertingOptions { webhooks: vec![webhook], ..AlertingOptions::default() };
         options.check().map_err(|error| error.to_string())
     }
 

@@ -1,6 +1,7 @@
 //! The Alertmanagers in the configuration, and those in files as Prometheus' `file_sd_configs` reads them.
 
-use crate::options::{AccessConfig, DeliveryOptions, without_user};
+use crate::access::{AccessConfig, without_user};
+use crate::alerts::options::AlertingOptions;
 use hyper::Uri;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +39,7 @@ pub(crate) type ListedTargets = BTreeMap<PathBuf, Vec<Target>>;
 /// Returns all Alertmanagers, each once, and what is wrong with their files, by file. A file with a mistake keeps those
 /// that it listed before. May take long: a disk may answer late.
 pub(crate) fn targets(
-    options: &DeliveryOptions,
+    options: &AlertingOptions,
     listed: &mut ListedTargets,
 ) -> (Vec<Target>, BTreeMap<String, String>) {
     let files: BTreeSet<PathBuf> =
@@ -93,7 +94,7 @@ fn read(path: &Path) -> Result<Vec<TargetGroup>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::AlertmanagerConfig;
+    use crate::alerts::options::AlertmanagerConfig;
 
     #[test]
     fn alertmanagers_come_from_the_configuration_and_from_files_each_once() {
@@ -105,10 +106,10 @@ mod tests {
             "- targets: ['c:3']\n  labels: {__alerts_path__: /prefix/api/v2/alerts}\n- targets: ['a:9093']\n",
         );
         file("c.json", "[{");
-        let options = DeliveryOptions {
+        let options = AlertingOptions {
             alertmanagers: vec![AlertmanagerConfig { url: "http://a:9093/".into(), access: AccessConfig::default() }],
             alertmanager_files: vec![folder.path().join("*").display().to_string()],
-            ..DeliveryOptions::default()
+            ..AlertingOptions::default()
         };
         let mut listed = ListedTargets::new();
         let (found, failures) = targets(&options, &mut listed);

@@ -224,6 +224,15 @@ impl CoreMetrics {
         self.remote_circuit_breaker.with_label_values(&[destination]).set(breaker as i64);
     }
 
+    /// Removes the series of a destination that is no longer configured.
+    pub fn forget_remote(&self, destination: &str) {
+        // Removing fails for a series that the destination never had.
+        let _ = self.remote_connected.remove_label_values(&[destination]);
+        let _ = self.remote_rtt_seconds.remove_label_values(&[destination]);
+        let _ = self.remote_reconnects.remove_label_values(&[destination]);
+        let _ = self.remote_circuit_breaker.remove_label_values(&[destination]);
+    }
+
     /// Removes all series of a service that is gone.
     pub fn forget(&self, service: &str) {
         let of_service: [&IntCounterVec; 6] = [

@@ -122,12 +122,14 @@ impl GroupTask {
         let mut due_ms = self.tick_after(engine.clock.now_ms());
         let missed = engine.metrics.rules.missed.with_label_values(&[&self.id.to_string()]);
         let mut asked = engine.clock.steady();
+        let writer = engine.horizon.writer();
         loop {
             let now_ms = engine.clock.now_ms();
             if due_ms.saturating_sub(now_ms) > self.interval_ms {
                 // Somebody set the clock back.
                 due_ms = self.tick_after(now_ms);
             }
+            writer.next_is_due(due_ms);
             let wait = u64::try_from(due_ms.saturating_sub(now_ms)).unwrap_or(0);
             if wait > 0 {
                 tokio::select! {

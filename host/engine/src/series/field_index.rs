@@ -38,8 +38,8 @@ pub(super) struct IndexedField {
 
 /// The versions of the data in an index. The numbers of plugins are the addresses of their fields, which the index
 /// keeps.
-#[derive(Debug, PartialEq)]
-struct Revisions {
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Revisions {
     tracked: u64,
     store: u64,
     plugins: Vec<(PluginName, usize)>,
@@ -69,6 +69,10 @@ impl FieldIndexes {
 }
 
 impl Revisions {
+    pub(super) fn now(engine: &Engine) -> Self {
+        Self::of(engine, &declared(engine))
+    }
+
     fn of(engine: &Engine, declared: &[(PluginName, Fields)]) -> Self {
         let address = |fields: &Fields| fields.metrics.as_ptr() as usize;
         Self {

@@ -5,8 +5,9 @@
 //!   report into history.
 //! * `find`: finds series by their labels, samples among them, which `field_index` has by name and instance.
 //!   [`PromqlSource`]: passes them to queries in PromQL.
-//!   [`metadata`]: what is known of metrics.
+//!   [`exported`]: all series, as other servers get them. [`metadata`]: what is known of metrics.
 
+mod export;
 mod exposition_group;
 mod field_index;
 mod find;
@@ -15,6 +16,7 @@ mod promql_source;
 mod registered;
 mod reported;
 
+pub use export::{SeriesState, exported};
 pub(crate) use field_index::FieldIndexes;
 pub use find::{count, label_names, label_values, select};
 pub use metadata::{Metadata, metadata};

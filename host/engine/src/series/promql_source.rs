@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The labels that a Prometheus adds to the series of a target.
 const JOB: &str = "job";
-const INSTANCE: &str = "instance";
+pub(super) const INSTANCE: &str = "instance";
 
 /// The prefix that a Prometheus gives to a label of a series if it adds a label of the same name.
 const EXPORTED: &str = "exported_";
@@ -71,6 +71,15 @@ impl<'a> PromqlSource<'a> {
             added.iter().all(|matcher| matcher.matches(series.labels.get(&matcher.name).unwrap_or_default()))
         });
         Ok(SeriesSelection::as_found(series, window))
+    }
+
+    /// Finds all series, with the labels that a Prometheus gives them.
+    pub(super) fn find_all(&self) -> Vec<FoundSeries> {
+        let mut all = find(self.engine, &[], true);
+        for series in all.iter_mut().filter(|series| !is_made_by_rule(series)) {
+            series.labels = self.labels(&series.labels);
+        }
+        all
     }
 
     /// Returns the labels that a Prometheus gives to a series of this host.

@@ -30,6 +30,8 @@ struct RegisteredMetrics {
 pub(crate) async fn record_in_history(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
     let mut schedule = (Duration::ZERO, Schedule::new("metrics", Duration::from_secs(1)));
     let mut recorded: Option<RegisteredMetrics> = None;
+    let shared = engine.clone();
+    let writer = shared.horizon.writer();
     loop {
         let interval = engine.options.load().history_of_metrics();
         // While it is off, look now and then whether it is on again.
@@ -40,6 +42,7 @@ pub(crate) async fn record_in_history(engine: Arc<Engine>, mut stopping: watch::
             schedule.1.next(engine.clock.now_ms(), engine.clock.steady());
         }
         let (due_ms, _) = schedule.1.next(engine.clock.now_ms(), engine.clock.steady());
+        writer.next_is_due(due_ms);
         let until_due = u64::try_from(due_ms.saturating_sub(engine.clock.now_ms())).unwrap_or(0);
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(until_due)) => {}

@@ -47,7 +47,7 @@ pub const STALE_INTERVALS: i64 = 3;
 const MOST_OPEN: usize = 4;
 
 /// The longest time between two rows that is not an outage, unless the interval is longer.
-const LONGEST_PACE_MS: i64 = 600_000;
+pub(crate) const LONGEST_PACE_MS: i64 = 600_000;
 
 /// The rows that one sampler records for one instance, as a ring: when it is full, the oldest row is evicted.
 ///

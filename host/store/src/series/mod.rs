@@ -6,6 +6,7 @@
 //! * `index`: finds series by their labels. `symbols`: the texts of labels, each once; `postings`: lists of series.
 //! * [`LabelMatcher`]: a condition on one label. [`SeriesSelection`]: what a search found, and its samples;
 //!   `ahead`: unpacks them on several threads.
+//! * [`SeriesTail`]: follows series, and reads each of their samples once.
 //!
 //! A series ends where its frame has a row without its value, or when its frame has no row for three intervals.
 
@@ -17,6 +18,7 @@ mod packed_labels;
 mod postings;
 mod selection;
 mod symbols;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -29,3 +31,4 @@ pub use selection::{
     FoundSeries, ReadingScale, STALE, SelectedSeries, SeriesColumn, SeriesSamples, SeriesSelection, VisitSeries,
     VisitedSeries, in_order, is_stale,
 };
+pub use tail::{SeriesTail, TailSamples};

@@ -363,6 +363,13 @@ impl ReadingScale {
 }
 
 impl ReadingScale {
+    /// Converts readings to values; gaps stay NaN.
+    pub(super) fn convert_values(self, readings: &mut [f64]) {
+        if self != Self::Same {
+            readings.iter_mut().for_each(|reading| *reading = self.value(*reading));
+        }
+    }
+
     /// Converts readings to values, gaps to [`STALE`]. Returns whether there are any.
     fn convert(self, readings: &mut [f64]) -> bool {
         // It looks at all, because many at once cost less than one after the other until the first.

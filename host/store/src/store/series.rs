@@ -47,6 +47,12 @@ impl Store {
         self.series_index().len()
     }
 
+    /// Returns a number that changes whenever labelled series or their frames are added or removed, or an earlier frame
+    /// gets rows again.
+    pub fn series_revision(&self) -> u64 {
+        self.0.series_revision.load(Ordering::Acquire)
+    }
+
     /// Returns the memory of the index of series, in bytes: that of the labels' texts, and that of the rest.
     pub fn series_memory(&self) -> (usize, usize) {
         self.series_index().memory()
@@ -75,8 +81,11 @@ impl Store {
         self.0.series.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the index to change it.
     fn series_index_mut(&self) -> RwLockWriteGuard<'_, SeriesIndex> {
-        self.0.series.write().unwrap_or_else(PoisonError::into_inner)
+        let index = self.0.series.write().unwrap_or_else(PoisonError::into_inner);
+        self.0.series_revision.fetch_add(1, Ordering::Release);
+        index
     }
 }
 

@@ -1,9 +1,9 @@
 //! Messages about a group of alerts, as different servers read them.
 
 use super::notice::Notice;
+use crate::alerts::options::Format;
+use crate::alerts::payload::SentAlert;
 use crate::client::Message;
-use crate::options::Format;
-use crate::payload::SentAlert;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -170,7 +170,7 @@ fn lines(notice: &Notice<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::webhook::notice::Notice;
+    use crate::alerts::webhook::notice::Notice;
 
     fn alert(name: &str, id: &str, severity: &str, resolved_ms: Option<i64>) -> SentAlert {
         let pairs = |pairs: &[(&str, &str)]| {

@@ -2,8 +2,8 @@
 
 use super::known::KnownGroup;
 use super::{Alerts, GroupAlerts};
-use crate::options::WebhookConfig;
-use crate::payload::SentAlert;
+use crate::alerts::options::WebhookConfig;
+use crate::alerts::payload::SentAlert;
 use std::sync::Arc;
 
 /// The times that a webhook configures.

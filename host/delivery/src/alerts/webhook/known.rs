@@ -1,7 +1,7 @@
 //! Keeps the alerts that a webhook knows over a restart.
 
 use super::Alerts;
-use crate::payload::SentAlert;
+use crate::alerts::payload::SentAlert;
 use dropsonde_model::text;
 use dropsonde_sandbox::replace::{PRIVATE, make_inside, replace_file};
 use serde::{Deserialize, Serialize};

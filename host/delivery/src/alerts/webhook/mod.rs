@@ -11,11 +11,11 @@ mod known;
 mod mute;
 mod notice;
 
+use crate::alerts::options::WebhookConfig;
+use crate::alerts::payload::SentAlert;
+use crate::alerts::report::report;
 use crate::backoff::Backoff;
 use crate::client::{AT_ONCE, Client, SendError, secret};
-use crate::options::WebhookConfig;
-use crate::payload::SentAlert;
-use crate::report::report;
 use dropsonde_engine::Engine;
 use dropsonde_promql::Matcher;
 use due::{Due, Timing};
@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -100,17 +101,21 @@ impl Webhook {
         })
     }
 
-    /// Tells of alerts until it is dropped.
-    pub(crate) async fn run(mut self) {
+    /// Tells of alerts until `stopping` turns true; then it still notes what it was told.
+    pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
         let mut backoff = Backoff::default();
         self.engine.metrics.remotes.know(&self.name);
         loop {
-            match self.tell_due().await {
+            let pause = match self.tell_due().await {
                 Ok(()) => {
                     backoff.reset();
-                    sleep(LOOK).await;
+                    LOOK
                 }
-                Err(error) => sleep(backoff.pause(error.retry_after)).await,
+                Err(error) => backoff.pause(error.retry_after),
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = stopping.wait_for(|&stopping| stopping) => return,
             }
         }
     }

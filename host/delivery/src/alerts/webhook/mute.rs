@@ -1,6 +1,6 @@
 //! Times of the week in which nothing is sent.
 
-use crate::options::{ClockTime, Day, MuteConfig};
+use crate::alerts::options::{ClockTime, Day, MuteConfig};
 use jiff::Timestamp;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;

@@ -1,4 +1,4 @@
-use crate::payload::SentAlert;
+use crate::alerts::payload::SentAlert;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

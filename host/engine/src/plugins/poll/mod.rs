@@ -147,6 +147,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
             self.backfill(self.engine.clock.now_ms(), span).await;
         }
         let events = self.status.events();
+        let writer = self.engine.horizon.writer();
         // A tick that is still due, because a call before it ended badly.
         let mut overdue: Option<(i64, u64)> = None;
         loop {
@@ -154,6 +155,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
             let before = *schedule;
             let now_ms = self.engine.clock.now_ms();
             let (due_ms, missed) = overdue.take().unwrap_or_else(|| schedule.next(now_ms, self.engine.clock.steady()));
+            writer.next_is_due(due_ms);
             // False until the next tick, if there is no instance to hand events to.
             let mut listens = true;
             self.status.update(|known| known.next_poll_ms = Some(due_ms));
@@ -228,6 +230,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
                 }
                 Consequence::Quarantine(why) => return PollEnd::Quarantined(why),
                 Consequence::Wait(wait) => {
+                    writer.rests();
                     let until_ms = Some(retry_at_ms(self.engine, wait));
                     self.status.update(|known| (known.next_poll_ms, known.retry_at_ms) = (until_ms, until_ms));
                     self.status.forget(OperatorOrder::Release);

@@ -1,0 +1,151 @@
+//! The series that a server gets, with their labels, and their samples window by window.
+
+use super::relabel::Relabeling;
+use dropsonde_engine::Engine;
+use dropsonde_engine::series::{Metadata, SeriesState, exported, metadata};
+use dropsonde_model::labels::NAME;
+use dropsonde_model::{Labels, MetricType};
+use dropsonde_store::{FoundSeries, STALE, SeriesTail};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+use xxhash_rust::xxh64::xxh64;
+
+/// Frames with more columns than this are divided among parts.
+const WIDE: usize = 32;
+
+/// The time between two reads of what is known of metrics: it costs as much as a scrape.
+const METADATA_READ: Duration = Duration::from_secs(60);
+
+/// The series that a server gets, at some time.
+#[derive(Debug)]
+pub(super) struct Catalogue {
+    state: SeriesState,
+    series: Vec<CatalogueSeries>,
+    tail: SeriesTail,
+    /// The labels of series that are gone, whose end the server does not know yet.
+    gone: Vec<CatalogueSeries>,
+    /// The shortest scheduled time between two samples, in milliseconds.
+    interval_ms: i64,
+    metadata: BTreeMap<String, Metadata>,
+    metadata_read: Option<Instant>,
+}
+
+/// A series that a server gets.
+#[derive(Debug, Clone)]
+pub(super) struct CatalogueSeries {
+    pub(super) labels: Labels,
+    pub(super) metric_type: MetricType,
+    /// Series with the same number are in one part of a window. It is the same after a restart.
+    part: u64,
+}
+
+impl Catalogue {
+    /// Lists the series that are sent, and goes on with their samples at a time. May read files.
+    pub(super) fn new(
+        engine: &Engine,
+        relabeling: &Relabeling,
+        external: &BTreeMap<String, String>,
+        from_ms: i64,
+    ) -> Self {
+        // First, so that a change meanwhile is noticed.
+        let state = SeriesState::now(engine);
+        let mut seen: HashSet<Labels> = HashSet::new();
+        let (mut series, mut columns) = (Vec::new(), Vec::new());
+        let mut interval_ms = i64::MAX;
+        for found in exported(engine) {
+            let Some(labels) = relabeling.apply(&found.labels, external) else { continue };
+            // Rules can give several series the same labels: a server takes one.
+            if !seen.insert(labels.clone()) {
+                continue;
+            }
+            let shortest_ms = found.columns.iter().map(|column| column.frame.interval_ms()).min();
+            interval_ms = interval_ms.min(shortest_ms.unwrap_or(i64::MAX));
+            let part = part(&found, &labels);
+            series.push(CatalogueSeries { labels, metric_type: found.metric_type, part });
+            columns.push(found.columns);
+        }
+        let tail = SeriesTail::new(columns, from_ms);
+        let (gone, metadata) = (Vec::new(), BTreeMap::new());
+        Self { state, series, tail, gone, interval_ms, metadata, metadata_read: None }
+    }
+
+    /// Returns whether there are other series by now.
+    pub(super) fn is_old(&self, engine: &Engine) -> bool {
+        self.state != SeriesState::now(engine)
+    }
+
+    /// Takes the place of an earlier one: series that were alive there and are gone end.
+    pub(super) fn follows(mut self, before: Self) -> Self {
+        let known: HashSet<&Labels> = self.series.iter().map(|series| &series.labels).collect();
+        let live = before.tail.live().filter_map(|index| before.series.get(index));
+        let ended = live.chain(&before.gone).filter(|series| !known.contains(&series.labels));
+        self.gone = ended.cloned().collect();
+        (self.metadata, self.metadata_read) = (before.metadata, before.metadata_read);
+        self
+    }
+
+    /// Reads what is known of metrics, unless it was read lately.
+    pub(super) fn read_metadata(&mut self, engine: &Engine) {
+        if self.metadata_read.is_none_or(|read| read.elapsed() >= METADATA_READ) {
+            (self.metadata, self.metadata_read) = (metadata(engine), Some(Instant::now()));
+        }
+    }
+
+    pub(super) fn interval_ms(&self) -> i64 {
+        self.interval_ms
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.series.len() + self.gone.len()
+    }
+
+    /// Returns about how many samples are in a window.
+    pub(super) fn samples_in(&self, window: &Range<i64>) -> usize {
+        self.tail.samples_in(window).saturating_add(self.gone.len())
+    }
+
+    /// Passes the samples of some parts of a window to `visit`, with the number of their part. May read files.
+    pub(super) fn read(
+        &mut self,
+        window: &Range<i64>,
+        parts: usize,
+        wanted: &dyn Fn(usize) -> bool,
+        visit: &mut dyn FnMut(usize, &CatalogueSeries, Option<&Metadata>, &[i64], &[f64]),
+    ) {
+        let Self { series, tail, gone, metadata, .. } = self;
+        let known = |series: &CatalogueSeries| {
+            let name = series.labels.get(NAME)?;
+            let family = || ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            metadata.get(name).or_else(|| metadata.get(family()?))
+        };
+        gone.retain(|series| {
+            let part = series.part(parts);
+            if wanted(part) {
+                visit(part, series, known(series), &[window.start], &[STALE]);
+            }
+            !wanted(part)
+        });
+        let is_wanted = |index: usize| series.get(index).is_some_and(|series| wanted(series.part(parts)));
+        tail.read(window, &is_wanted, &mut |samples| {
+            if let Some(series) = series.get(samples.index) {
+                visit(series.part(parts), series, known(series), samples.at_ms, samples.values);
+            }
+        });
+    }
+}
+
+impl CatalogueSeries {
+    fn part(&self, parts: usize) -> usize {
+        (self.part % parts.max(1) as u64) as usize
+    }
+}
+
+/// Returns a number for a series. Series of narrow frames have that of their instance, so that what is read together
+/// is in one part.
+fn part(found: &FoundSeries, labels: &Labels) -> u64 {
+    match found.columns.first().map(|column| &column.frame) {
+        Some(frame) if frame.schema().fields().len() <= WIDE => xxh64(frame.instance().as_str().as_bytes(), 0),
+        _ => xxh64(labels.as_text().as_bytes(), 0),
+    }
+}

@@ -1,0 +1,197 @@
+//! The durable place in history up to which a server has everything.
+//!
+//! Samples are sent window by window; those of a window in parts, in any order. The cursor knows the window that is
+//! under way and its parts that the server took. It is written in place, alternately to two places of its file, so that
+//! a crash while it is written leaves the state before.
+
+use anyhow::{Context as _, Result};
+use std::fs::{self, File};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+/// Bytes of each of the two places.
+const PLACE: usize = 4096;
+
+/// Says which file it is, and in which version.
+const MAGIC: u64 = u64::from_le_bytes(*b"DSCURS01");
+
+/// Bytes before the parts.
+const HEADER: usize = 40;
+
+/// The most parts of a window.
+pub(crate) const MOST_PARTS: usize = (PLACE - HEADER - 4) * 8;
+
+/// The place of one server.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    /// None: it is not kept.
+    file: Option<File>,
+    state: State,
+    /// The number of the last write.
+    number: u64,
+}
+
+/// The window that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    window: Range<i64>,
+    /// Whether the server took each of the parts.
+    parts: Vec<bool>,
+}
+
+impl Cursor {
+    /// Opens the cursor in a file. A server without one begins at `since_ms`. Without a file nothing is kept.
+    pub(crate) fn open(path: Option<&Path>, since_ms: i64) -> Result<Self> {
+        let state = State { window: since_ms..since_ms, parts: Vec::new() };
+        let mut cursor = Self { file: None, state, number: 0 };
+        let Some(path) = path else { return Ok(cursor) };
+        let cannot = || format!("cannot open {}", path.display());
+        path.parent().map_or(Ok(()), fs::create_dir_all).with_context(cannot)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(cannot)?;
+        let is_new = file.metadata().with_context(cannot)?.len() == 0;
+        let places = (0..2_u64).filter_map(|nth| {
+            let mut bytes = vec![0; PLACE];
+            file.read_exact_at(&mut bytes, nth * PLACE as u64).ok()?;
+            State::read(&bytes)
+        });
+        let newest = places.max_by_key(|(number, _)| *number);
+        match newest {
+            Some((number, state)) => (cursor.number, cursor.state) = (number, state),
+            None if is_new => {}
+            None => {
+                tracing::error!(file = %path.display(), "the place up to which samples were sent cannot be read; going on at the present")
+            }
+        }
+        let file = cursor.file.insert(file).try_clone().with_context(cannot)?;
+        // The file has its full size from now on, so that a full disk does not matter.
+        cursor.write().with_context(cannot)?;
+        cursor.write().with_context(cannot)?;
+        // Later writes reach the disk when the system likes: after a power failure, some samples are sent again.
+        file.sync_all().with_context(cannot)?;
+        Ok(cursor)
+    }
+
+    /// Returns the window that is under way, and the number of its parts; empty if none is.
+    pub(crate) fn window(&self) -> (Range<i64>, usize) {
+        (self.state.window.clone(), self.state.parts.len())
+    }
+
+    /// Returns the time before which the server has everything.
+    pub(crate) fn sent_before_ms(&self) -> i64 {
+        self.state.window.start
+    }
+
+    /// Returns whether the server took a part of the window.
+    pub(crate) fn has(&self, part: usize) -> bool {
+        self.state.parts.get(part).copied().unwrap_or(false)
+    }
+
+    /// Begins a window that is sent in parts.
+    pub(crate) fn begin(&mut self, window: Range<i64>, parts: usize) -> Result<()> {
+        self.state = State { window, parts: vec![false; parts] };
+        self.write()
+    }
+
+    /// Notes that the server took a part of the window.
+    pub(crate) fn took(&mut self, part: usize) -> Result<()> {
+        self.state.parts.get_mut(part).into_iter().for_each(|took| *took = true);
+        self.write()
+    }
+
+    /// Ends the window: everything before `at_ms` was sent.
+    pub(crate) fn end(&mut self, at_ms: i64) -> Result<()> {
+        self.state = State { window: at_ms..at_ms, parts: Vec::new() };
+        self.write()
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        self.number += 1;
+        let bytes = self.state.bytes(self.number);
+        let cannot = "cannot write the place up to which samples were sent";
+        file.write_all_at(&bytes, (self.number % 2) * PLACE as u64).context(cannot)
+    }
+}
+
+impl State {
+    /// Reads a place: the number of the write, and the state.
+    fn read(bytes: &[u8]) -> Option<(u64, Self)> {
+        let (content, sum) = bytes.split_at_checked(PLACE - 4)?;
+        if crc32fast::hash(content) != u32::from_le_bytes(sum.try_into().ok()?) {
+            return None;
+        }
+        let word = |nth: usize| Some(u64::from_le_bytes(content.get(nth * 8..nth * 8 + 8)?.try_into().ok()?));
+        if word(0)? != MAGIC {
+            return None;
+        }
+        let window = word(2)? as i64..word(3)? as i64;
+        let parts = usize::try_from(word(4)?).ok().filter(|parts| *parts <= MOST_PARTS)?;
+        let bits = content.get(HEADER..)?;
+        let took = |part: usize| bits.get(part / 8).is_some_and(|byte| byte & (1 << (part % 8)) != 0);
+        Some((word(1)?, Self { window, parts: (0..parts).map(took).collect() }))
+    }
+
+    fn bytes(&self, number: u64) -> Vec<u8> {
+        let words = [MAGIC, number, self.window.start as u64, self.window.end as u64, self.parts.len() as u64];
+        let mut bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        bytes.extend(
+            self.parts
+                .chunks(8)
+                .map(|bits| bits.iter().enumerate().fold(0_u8, |byte, (nth, took)| byte | (u8::from(*took) << nth))),
+        );
+        bytes.resize(PLACE - 4, 0);
+        bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("remote-write/a.cursor");
+        let open = || Cursor::open(Some(&path), 500).unwrap();
+        let mut cursor = open();
+        assert_eq!(cursor.window(), (500..500, 0));
+        cursor.begin(500..900, 11).unwrap();
+        cursor.took(10).unwrap();
+        cursor.took(3).unwrap();
+        let cursor = open();
+        assert_eq!(cursor.window(), (500..900, 11));
+        assert_eq!((0..11).filter(|part| cursor.has(*part)).collect::<Vec<_>>(), [3, 10]);
+        let mut cursor = open();
+        cursor.end(900).unwrap();
+        assert_eq!((open().window(), open().sent_before_ms()), ((900..900, 0), 900));
+    }
+
+    #[test]
+    fn a_write_that_was_cut_short_leaves_the_state_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.cursor");
+        let mut cursor = Cursor::open(Some(&path), 0).unwrap();
+        cursor.end(1).unwrap();
+        cursor.end(2).unwrap();
+        let written = fs::read(&path).unwrap();
+        let newest = (cursor.number % 2) as usize * PLACE;
+        for cut in [8, 20, HEADER, PLACE - 1] {
+            let mut torn = written.clone();
+            torn[newest + cut] ^= 0x55;
+            fs::write(&path, &torn).unwrap();
+            assert_eq!(Cursor::open(Some(&path), 77).unwrap().sent_before_ms(), 1);
+        }
+        fs::write(&path, vec![0x55; 2 * PLACE]).unwrap();
+        assert_eq!(Cursor::open(Some(&path), 77).unwrap().sent_before_ms(), 77);
+    }
+
+    #[test]
+    fn without_a_file_nothing_is_kept() {
+        let mut cursor = Cursor::open(None, 5).unwrap();
+        cursor.end(9).unwrap();
+        assert_eq!(cursor.sent_before_ms(), 9);
+    }
+}

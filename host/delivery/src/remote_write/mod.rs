@@ -1,0 +1,322 @@
+//! Sends samples to servers, as Prometheus' remote write does. History is the queue: what a server has not taken stays
+//! there, and is sent when the server is back, also after a restart of the host.
+//!
+//! ```text
+//! history ──► catalogue: series ──► outbox: windows, divided into requests ──► sender ──► server
+//!                with labels              ▲                                      │
+//!                                         └──── cursor: what the server took ◄───┘
+//! ```
+//!
+//! * [`options`]: the servers. `relabel`: changes labels and chooses series.
+//! * `cursor`: the durable place in history. `catalogue`: the series and their samples. `outbox`: divides them into
+//!   requests; `request`: one of them. `sender`: sends them.
+//!
+//! Windows are sent one after the other, and all samples of a series in one window are in one part of it. So a server
+//! gets the samples of a series in the order of their time, although several requests are under way.
+
+mod catalogue;
+mod cursor;
+pub(crate) mod options;
+mod outbox;
+mod relabel;
+mod request;
+mod sender;
+
+use anyhow::{Context as _, Result};
+use cursor::Cursor;
+use dropsonde_engine::Engine;
+use dropsonde_model::text;
+use options::{RemoteWriteConfig, Version};
+use outbox::{Outbox, Plan, ReadyPart};
+use sender::{Outcome, Sender};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+
+/// The folder of cursors in the data directory.
+const FOLDER: &str = "remote-write";
+
+/// The time between two looks at how far behind a server is.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The pause after something of this host's own fails.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// From this lag on, a server catches up.
+const CATCHES_UP_MS: i64 = 30_000;
+
+/// The servers that get samples, until it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct RemoteWrites(BTreeMap<String, (RemoteWriteConfig, JoinSet<()>)>);
+
+/// One server that gets samples.
+#[derive(Debug)]
+struct RemoteWrite {
+    engine: Arc<Engine>,
+    config: RemoteWriteConfig,
+    name: String,
+    cursor: Arc<Mutex<Cursor>>,
+    outbox: Arc<Mutex<Outbox>>,
+    sender: Arc<Sender>,
+    permits: Arc<Semaphore>,
+    progress: Arc<Progress>,
+}
+
+/// How far a server is.
+#[derive(Debug)]
+struct Progress {
+    sent_before_ms: AtomicI64,
+    /// Bytes of a second of history, by the last windows.
+    bytes_per_second: AtomicU64,
+}
+
+/// How the sending of a window ended.
+enum WindowEnd {
+    Sent {
+        samples: usize,
+        bytes: usize,
+    },
+    /// The rest must be made again, in another way.
+    Again,
+}
+
+impl RemoteWrites {
+    /// Sends to other servers from now on. Those that stay as they are go on.
+    pub(crate) async fn reconfigure(
+        &mut self,
+        engine: &Arc<Engine>,
+        remotes: Vec<RemoteWriteConfig>,
+        data_dir: Option<&Path>,
+    ) {
+        let mut before = std::mem::take(&mut self.0);
+        for config in remotes {
+            let name = config.name();
+            let same = match before.remove(&name) {
+                Some((known, tasks)) if known == config => Some(tasks),
+                Some((_, mut tasks)) => {
+                    // Its cursor is free before another one opens it.
+                    tasks.shutdown().await;
+                    None
+                }
+                None => None,
+            };
+            let tasks = same.unwrap_or_else(|| {
+                let mut tasks = JoinSet::new();
+                let file = data_dir.map(|folder| folder.join(FOLDER).join(format!("{name}.cursor")));
+                tasks.spawn(follow(engine.clone(), config.clone(), file));
+                tasks
+            });
+            self.0.insert(name, (config, tasks));
+        }
+        for (name, (_, mut tasks)) in before {
+            tasks.shutdown().await;
+            engine.remotes.forget(&name);
+            engine.metrics.remotes.forget(&name);
+            engine.metrics.core.forget_remote(&name);
+        }
+    }
+}
+
+/// Sends to one server for ever.
+async fn follow(engine: Arc<Engine>, config: RemoteWriteConfig, file: Option<PathBuf>) {
+    loop {
+        let (shared, own, file) = (engine.clone(), config.clone(), file.clone());
+        let opened = spawn_blocking(move || RemoteWrite::open(shared, own, file.as_deref())).await;
+        match opened {
+            Ok(Ok(remote)) => remote.run().await,
+            Ok(Err(error)) => {
+                engine.remotes.fails(&config.name(), &text::error(&*error), engine.clock.now_ms());
+            }
+            Err(_) => tracing::error!(destination = config.name(), "what sends samples panicked; it begins again"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+impl RemoteWrite {
+    fn open(engine: Arc<Engine>, config: RemoteWriteConfig, file: Option<&Path>) -> Result<Self> {
+        let cursor = Cursor::open(file, config.since.ms(engine.clock.now_ms()))?;
+        let progress = Progress { sent_before_ms: cursor.sent_before_ms().into(), bytes_per_second: 0.into() };
+        Ok(Self {
+            name: config.name(),
+            outbox: Arc::new(Mutex::new(Outbox::new(engine.clone(), config.clone())?)),
+            sender: Arc::new(Sender::new(engine.clone(), config.clone())?),
+            permits: Arc::new(Semaphore::new(config.shards)),
+            cursor: Arc::new(Mutex::new(cursor)),
+            progress: Arc::new(progress),
+            engine,
+            config,
+        })
+    }
+
+    /// Sends until something of this host's own fails.
+    async fn run(self) {
+        tokio::select! {
+            result = self.send_windows() => {
+                if let Err(error) = result {
+                    self.engine.remotes.fails(&self.name, &text::error(&*error), self.engine.clock.now_ms());
+                }
+            }
+            () = self.watch_lag() => {}
+        }
+    }
+
+    async fn send_windows(&self) -> Result<()> {
+        loop {
+            let (from_ms, under_way) = self.with_cursor(|cursor| {
+                let (window, parts) = cursor.window();
+                (window.start, (!window.is_empty()).then_some((window, parts)))
+            });
+            self.progress.sent_before_ms.store(from_ms, Ordering::Relaxed);
+            let is_under_way = under_way.is_some();
+            let plan = self.outbox(move |outbox| outbox.plan(from_ms, under_way)).await?;
+            match plan {
+                Plan::Wait => tokio::time::sleep(self.config.interval.get()).await,
+                Plan::SetBack(now_ms) => {
+                    tracing::warn!(
+                        destination = self.name,
+                        "the clock was set back; samples are sent from its time on"
+                    );
+                    self.begin_at(now_ms).await?;
+                }
+                Plan::Expired(kept_ms) => {
+                    let lost = kept_ms.saturating_sub(from_ms) as f64 / 1000.0;
+                    self.engine.metrics.remotes.expired_seconds.with_label_values(&[&self.name]).inc_by(lost);
+                    self.begin_at(kept_ms).await?;
+                }
+                Plan::Send(window, parts) => {
+                    if !is_under_way {
+                        self.with_cursor(|cursor| cursor.begin(window.clone(), parts))?;
+                    }
+                    let began = Instant::now();
+                    match self.send(&window, parts).await? {
+                        WindowEnd::Again => self.outbox(|outbox| outbox.rewind()).await?,
+                        WindowEnd::Sent { samples, bytes } => {
+                            self.with_cursor(|cursor| cursor.end(window.end))?;
+                            self.outbox(move |outbox| outbox.sent(samples)).await?;
+                            self.pace(&window, bytes, began).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on at another time.
+    async fn begin_at(&self, at_ms: i64) -> Result<()> {
+        self.with_cursor(|cursor| cursor.end(at_ms))?;
+        self.outbox(|outbox| outbox.rewind()).await
+    }
+
+    /// Sends the parts of a window that the server has not taken yet.
+    async fn send(&self, window: &Range<i64>, parts: usize) -> Result<WindowEnd> {
+        let own = window.clone();
+        let at_once = self.outbox(move |outbox| outbox.parts_at_once(&own, parts)).await?;
+        let (mut sending, mut samples, mut bytes) = (JoinSet::new(), 0, 0);
+        let mut end = None;
+        for first in (0..parts).step_by(at_once) {
+            let (own, cursor) = (window.clone(), self.cursor.clone());
+            let some = first..first.saturating_add(at_once).min(parts);
+            let wanted = some.clone();
+            let made = self.outbox(move |outbox| {
+                let has = |part: usize| cursor.lock().unwrap_or_else(PoisonError::into_inner).has(part);
+                let missing: Vec<bool> = wanted.clone().map(|part| !has(part)).collect();
+                let is_wanted = |part: usize| {
+                    part.checked_sub(wanted.start).and_then(|nth| missing.get(nth)).copied().unwrap_or(false)
+                };
+                outbox.make(&own, parts, &is_wanted)
+            });
+            for ReadyPart { part, requests } in made.await?? {
+                samples += requests.iter().map(|request| request.samples).sum::<usize>();
+                bytes += requests.iter().map(|request| request.body.len()).sum::<usize>();
+                let (sender, permits) = (self.sender.clone(), self.permits.clone());
+                sending.spawn(async move {
+                    let _permit = permits.acquire_owned().await;
+                    for request in requests {
+                        match sender.send(request).await {
+                            Outcome::Done => {}
+                            outcome => return (part, outcome),
+                        }
+                    }
+                    (part, Outcome::Done)
+                });
+            }
+            // The next parts are made while these are sent, but not without bound.
+            while sending.len() > at_once.max(self.config.shards) {
+                end = self.joined(&mut sending).await?.or(end);
+            }
+        }
+        while !sending.is_empty() {
+            end = self.joined(&mut sending).await?.or(end);
+        }
+        match end {
+            None | Some(Outcome::Done) => return Ok(WindowEnd::Sent { samples, bytes }),
+            Some(Outcome::TooNew) => {
+                tracing::warn!(destination = self.name, "the server does not understand remote write 2.0; sending 1.0");
+                self.outbox(|outbox| outbox.version = Version::V1).await?;
+            }
+            Some(Outcome::TooLarge) => {
+                let most = self.outbox(|outbox| {
+                    outbox.max_samples = (outbox.max_samples / 2).max(1);
+                    outbox.max_samples
+                });
+                let most = most.await?;
+                tracing::warn!(destination = self.name, samples = most, "the server takes only smaller requests");
+            }
+        }
+        Ok(WindowEnd::Again)
+    }
+
+    /// Waits until a part was sent. Returns why it cannot be sent as it is.
+    async fn joined(&self, sending: &mut JoinSet<(usize, Outcome)>) -> Result<Option<Outcome>> {
+        let Some(joined) = sending.join_next().await else { return Ok(None) };
+        let (part, outcome) = joined.context("a task that sends samples panicked")?;
+        if outcome == Outcome::Done {
+            self.with_cursor(|cursor| cursor.took(part))?;
+            return Ok(None);
+        }
+        Ok(Some(outcome))
+    }
+
+    /// Waits as long as the rate demands at which a server may catch up.
+    async fn pace(&self, window: &Range<i64>, bytes: usize, began: Instant) {
+        let span_ms = window.end.saturating_sub(window.start).max(1) as u64;
+        self.progress.bytes_per_second.store((bytes as u64).saturating_mul(1000) / span_ms, Ordering::Relaxed);
+        if self.engine.clock.now_ms().saturating_sub(window.end) > CATCHES_UP_MS {
+            let least = Duration::from_secs_f64(bytes as f64 / self.config.catch_up_rate.get() as f64);
+            tokio::time::sleep(least.saturating_sub(began.elapsed())).await;
+        }
+    }
+
+    /// Shows how far the server is behind, for ever.
+    async fn watch_lag(&self) {
+        loop {
+            let sent_ms = self.progress.sent_before_ms.load(Ordering::Relaxed);
+            let lag_ms = self.engine.clock.now_ms().saturating_sub(sent_ms).max(0);
+            let metrics = &self.engine.metrics.remotes;
+            let lag = lag_ms as f64 / 1000.0;
+            metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
+            let bytes = self.progress.bytes_per_second.load(Ordering::Relaxed) as f64 * lag;
+            metrics.lag_bytes.with_label_values(&[&self.name]).set(bytes);
+            let is_late = lag_ms > self.engine.options.load().store.retention.as_ms() / 2;
+            self.engine.remotes.is_behind(&self.name, is_late.then_some(sent_ms));
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn with_cursor<T>(&self, work: impl FnOnce(&mut Cursor) -> T) -> T {
+        work(&mut self.cursor.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Does work that may read files.
+    async fn outbox<T: Send + 'static>(&self, work: impl FnOnce(&mut Outbox) -> T + Send + 'static) -> Result<T> {
+        let outbox = self.outbox.clone();
+        let done = spawn_blocking(move || work(&mut outbox.lock().unwrap_or_else(PoisonError::into_inner)));
+        done.await.context("reading samples panicked")
+    }
+}

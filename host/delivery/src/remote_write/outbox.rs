@@ -1,0 +1,225 @@
+//! Divides history into windows, and windows into requests.
+
+use super::catalogue::Catalogue;
+use super::cursor::MOST_PARTS;
+use super::options::{RemoteWriteConfig, Version};
+use super::relabel::Relabeling;
+use super::request::{RequestBuilder, SentSeries};
+use super::sender::ReadyRequest;
+use bytes::Bytes;
+use dropsonde_engine::Engine;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The most samples of a window, about.
+const WINDOW_SAMPLES: usize = 400_000;
+
+/// The most bytes of the requests that are made at a time, before they are compressed.
+const MADE_AT_ONCE: usize = 16 << 20;
+
+/// The most bytes of a request, before it is compressed.
+const REQUEST_BYTES: usize = 2 << 20;
+
+/// Bytes of a sample, and about those of the labels of a series.
+const SAMPLE_BYTES: usize = 18;
+const LABELS_BYTES: usize = 250;
+
+/// An instance has about so many series in one part of a window.
+const SERIES_OF_INSTANCE: i64 = 32;
+
+/// The longest window that is tried, where there are no samples.
+const LONGEST_WINDOW_MS: i64 = 30 * 86_400_000;
+
+/// The clock was set back by so much at least if the time of what was sent last is so far ahead. Smaller steps are waited
+/// for: a server takes no older sample of a series, and after a step ahead by more it took none.
+const SET_BACK_MS: i64 = 600_000;
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Send a window in some parts.
+    Send(Range<i64>, usize),
+    /// Nothing is new.
+    Wait,
+    /// The clock was set back: go on at its time.
+    SetBack(i64),
+    /// History has nothing before a time any more.
+    Expired(i64),
+}
+
+/// The requests of one part of a window, to be sent one after the other.
+pub(super) struct ReadyPart {
+    pub(super) part: usize,
+    pub(super) requests: Vec<ReadyRequest>,
+}
+
+/// Makes the requests for one server.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    engine: Arc<Engine>,
+    config: RemoteWriteConfig,
+    relabeling: Relabeling,
+    catalogue: Option<Catalogue>,
+    pub(super) version: Version,
+    pub(super) max_samples: usize,
+    /// The longest window that is tried next; longer where there are no samples.
+    reach_ms: i64,
+}
+
+impl Outbox {
+    pub(super) fn new(engine: Arc<Engine>, config: RemoteWriteConfig) -> anyhow::Result<Self> {
+        let relabeling = Relabeling::new(&config.relabel)?;
+        let (version, max_samples) = (config.version, config.max_samples);
+        Ok(Self { engine, config, relabeling, catalogue: None, version, max_samples, reach_ms: 0 })
+    }
+
+    /// Forgets what was read: the next plan begins at another place, or at the same place again.
+    pub(super) fn rewind(&mut self) {
+        self.catalogue = None;
+    }
+
+    /// Plans the next window, which begins at `from_ms`; `under_way`: a window that is not sent completely. May read
+    /// files.
+    pub(super) fn plan(&mut self, from_ms: i64, under_way: Option<(Range<i64>, usize)>) -> Plan {
+        let complete_ms = self.engine.complete_before_ms();
+        let kept_ms = self.engine.clock.now_ms().saturating_sub(self.engine.options.load().store.retention.as_ms());
+        if from_ms.saturating_sub(complete_ms) > SET_BACK_MS {
+            return Plan::SetBack(complete_ms);
+        }
+        if let Some((window, parts)) = under_way {
+            self.refresh(from_ms);
+            return Plan::Send(window, parts);
+        }
+        if from_ms < kept_ms {
+            return Plan::Expired(kept_ms);
+        }
+        if complete_ms.saturating_sub(from_ms) < self.config.interval.as_ms() {
+            return Plan::Wait;
+        }
+        let catalogue = self.refresh(from_ms);
+        let usual_ms = match catalogue.interval_ms() {
+            i64::MAX => LONGEST_WINDOW_MS,
+            interval_ms => interval_ms.saturating_mul(self.max_samples as i64) / SERIES_OF_INSTANCE,
+        };
+        let reach_ms = self.reach_ms.max(usual_ms).clamp(1000, LONGEST_WINDOW_MS);
+        self.reach_ms = reach_ms;
+        let mut window = from_ms..complete_ms.min(from_ms.saturating_add(reach_ms));
+        let catalogue = self.refresh(from_ms);
+        let mut samples = catalogue.samples_in(&window);
+        while samples > WINDOW_SAMPLES && window.end - from_ms > 1000 {
+            let share = WINDOW_SAMPLES as f64 / samples as f64;
+            let shorter_ms = ((window.end - from_ms) as f64 * share.min(0.9)) as i64;
+            window.end = from_ms + shorter_ms.max(1000);
+            samples = catalogue.samples_in(&window);
+        }
+        let bytes = bytes(samples, catalogue.len());
+        // Not quite full, because the parts are not all of the same size.
+        let parts = (samples * 5 / 4).div_ceil(self.max_samples).max(bytes.div_ceil(REQUEST_BYTES * 3 / 4));
+        Plan::Send(window, parts.clamp(1, MOST_PARTS))
+    }
+
+    /// Lists the series anew if there are others by now.
+    fn refresh(&mut self, from_ms: i64) -> &mut Catalogue {
+        let make = || Catalogue::new(&self.engine, &self.relabeling, &self.config.external_labels, from_ms);
+        let catalogue = match self.catalogue.take() {
+            Some(known) if !known.is_old(&self.engine) => known,
+            Some(old) => make().follows(old),
+            None => make(),
+        };
+        let catalogue = self.catalogue.insert(catalogue);
+        if self.version == Version::V2 {
+            catalogue.read_metadata(&self.engine);
+        }
+        catalogue
+    }
+
+    /// Returns how many parts of a window are made at a time.
+    pub(super) fn parts_at_once(&self, window: &Range<i64>, parts: usize) -> usize {
+        let Some(catalogue) = &self.catalogue else { return parts };
+        let bytes = bytes(catalogue.samples_in(window), catalogue.len()).max(1);
+        (parts.saturating_mul(MADE_AT_ONCE) / bytes).clamp(1, parts)
+    }
+
+    /// Makes the requests of the wanted parts of a window, which has `parts` of them. May read files.
+    pub(super) fn make(
+        &mut self,
+        window: &Range<i64>,
+        parts: usize,
+        wanted: &dyn Fn(usize) -> bool,
+    ) -> anyhow::Result<Vec<ReadyPart>> {
+        let (version, max_samples) = (self.version, self.max_samples);
+        let Some(catalogue) = &mut self.catalogue else { return Ok(Vec::new()) };
+        let mut made: BTreeMap<usize, OpenPart> = BTreeMap::new();
+        let mut failed = None;
+        catalogue.read(window, parts, wanted, &mut |part, series, metadata, at_ms, values| {
+            let open = made.entry(part).or_insert_with(|| OpenPart::new(version));
+            let sent = SentSeries { labels: &series.labels, metric_type: series.metric_type, metadata };
+            for (at_ms, values) in at_ms.chunks(max_samples).zip(values.chunks(max_samples)) {
+                if let Err(error) = open.add(version, max_samples, sent, at_ms, values) {
+                    failed = Some(error);
+                }
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let finish = |(part, open): (usize, OpenPart)| Ok(ReadyPart { part, requests: open.finish(version)? });
+        let made: Result<Vec<ReadyPart>, snap::Error> = made.into_iter().map(finish).collect();
+        Ok(made?)
+    }
+
+    /// Notes how many samples the last window had.
+    pub(super) fn sent(&mut self, samples: usize) {
+        self.reach_ms = if samples == 0 { self.reach_ms.saturating_mul(2) } else { 0 };
+    }
+}
+
+/// Returns about how many bytes samples of some series take in requests.
+fn bytes(samples: usize, series: usize) -> usize {
+    samples * SAMPLE_BYTES + samples.min(series) * LABELS_BYTES
+}
+
+/// The requests of a part so far, the last of them open.
+struct OpenPart {
+    ready: Vec<ReadyRequest>,
+    open: RequestBuilder,
+    example: Option<dropsonde_model::Labels>,
+}
+
+impl OpenPart {
+    fn new(version: Version) -> Self {
+        Self { ready: Vec::new(), open: RequestBuilder::new(version), example: None }
+    }
+
+    fn add(
+        &mut self,
+        version: Version,
+        max_samples: usize,
+        series: SentSeries<'_>,
+        at_ms: &[i64],
+        values: &[f64],
+    ) -> Result<(), snap::Error> {
+        let is_full = self.open.samples + at_ms.len() > max_samples || self.open.len() > REQUEST_BYTES;
+        if is_full && self.open.samples > 0 {
+            self.close(version)?;
+        }
+        self.example.get_or_insert_with(|| series.labels.clone());
+        self.open.add(series, at_ms, values);
+        Ok(())
+    }
+
+    fn close(&mut self, version: Version) -> Result<(), snap::Error> {
+        let full = std::mem::replace(&mut self.open, RequestBuilder::new(version));
+        let (samples, example) = (full.samples, self.example.take());
+        self.ready.push(ReadyRequest { version, samples, body: Bytes::from(full.finish()?), example });
+        Ok(())
+    }
+
+    fn finish(mut self, version: Version) -> Result<Vec<ReadyRequest>, snap::Error> {
+        if self.open.samples > 0 {
+            self.close(version)?;
+        }
+        Ok(self.ready)
+    }
+}

@@ -1,0 +1,144 @@
+//! Changes the labels of series, and chooses series by them, as Prometheus' `write_relabel_configs`.
+
+use super::options::{Action, RelabelConfig, is_label};
+use dropsonde_model::Labels;
+use regex::Regex;
+use std::collections::BTreeMap;
+
+/// A series without labels is none, and neither is one without this label.
+const NAME: &str = "__name__";
+
+/// Rules that are applied one after the other.
+#[derive(Debug)]
+pub(crate) struct Relabeling(Vec<Rule>);
+
+#[derive(Debug)]
+struct Rule {
+    config: RelabelConfig,
+    pattern: Regex,
+}
+
+type Pairs = BTreeMap<String, String>;
+
+impl Relabeling {
+    pub(crate) fn new(configs: &[RelabelConfig]) -> Result<Self, regex::Error> {
+        let rule = |config: &RelabelConfig| Ok(Rule { pattern: config.pattern()?, config: config.clone() });
+        configs.iter().map(rule).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Returns the labels that a series is sent with; none if it is not sent.
+    pub(crate) fn apply(&self, labels: &Labels, external: &BTreeMap<String, String>) -> Option<Labels> {
+        let is_added = |name: &str| labels.get(name).is_none();
+        if self.0.is_empty() && !external.keys().any(|name| is_added(name)) {
+            return Some(labels.clone());
+        }
+        let mut pairs: Pairs = labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        for (name, value) in external {
+            pairs.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        if !self.0.iter().all(|rule| rule.apply(&mut pairs)) {
+            return None;
+        }
+        // An empty value is that of a label that is not there.
+        pairs.retain(|_, value| !value.is_empty());
+        pairs.contains_key(NAME).then(|| pairs.into_iter().collect())
+    }
+}
+
+impl Rule {
+    /// Changes labels. Returns whether the series is kept.
+    fn apply(&self, pairs: &mut Pairs) -> bool {
+        let Self { config, pattern } = self;
+        let RelabelConfig { source_labels, separator, target_label, replacement, .. } = config;
+        let value = |pairs: &Pairs, name: &String| pairs.get(name).cloned().unwrap_or_default();
+        let text = |pairs: &Pairs| {
+            let values: Vec<String> = source_labels.iter().map(|name| value(pairs, name)).collect();
+            values.join(separator)
+        };
+        match config.action {
+            Action::Keep => return pattern.is_match(&text(pairs)),
+            Action::Drop => return !pattern.is_match(&text(pairs)),
+            Action::Labelkeep => pairs.retain(|name, _| pattern.is_match(name)),
+            Action::Labeldrop => pairs.retain(|name, _| !pattern.is_match(name)),
+            Action::Lowercase => drop(pairs.insert(target_label.clone(), text(pairs).to_lowercase())),
+            Action::Uppercase => drop(pairs.insert(target_label.clone(), text(pairs).to_uppercase())),
+            Action::Labelmap => {
+                let renamed = pairs.iter().filter(|(name, _)| pattern.is_match(name));
+                let renamed =
+                    renamed.map(|(name, value)| (pattern.replace(name, replacement).into_owned(), value.clone()));
+                let renamed: Vec<_> = renamed.filter(|(name, _)| is_label(name)).collect();
+                pairs.extend(renamed);
+            }
+            Action::Replace => {
+                let text = text(pairs);
+                let Some(groups) = pattern.captures(&text) else { return true };
+                let (mut name, mut value) = (String::new(), String::new());
+                groups.expand(target_label, &mut name);
+                groups.expand(replacement, &mut value);
+                if is_label(&name) {
+                    pairs.insert(name, value);
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Applies rules to a series. Returns its labels as `name=value`.
+    fn applied(rules: &str, labels: &[(&str, &str)]) -> Option<Vec<String>> {
+        #[derive(serde::Deserialize)]
+        struct Written {
+            relabel: Vec<RelabelConfig>,
+        }
+        let written: Written = toml::from_str(&format!("relabel = [{rules}]")).unwrap();
+        let labels: Labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let external = BTreeMap::from([("site".to_owned(), "fra1".to_owned())]);
+        let kept = Relabeling::new(&written.relabel).unwrap().apply(&labels, &external)?;
+        Some(kept.iter().map(|(name, value)| format!("{name}={value}")).collect())
+    }
+
+    const SERIES: [(&str, &str); 3] = [("__name__", "up"), ("id", "web-1"), ("team", "Shop")];
+
+    fn of(rules: &str) -> Option<Vec<String>> {
+        applied(rules, &SERIES)
+    }
+
+    fn labels(all: [&str; 4]) -> Option<Vec<String>> {
+        Some(all.map(str::to_owned).to_vec())
+    }
+
+    #[test]
+    fn external_labels_are_added_and_do_not_replace_others() {
+        assert_eq!(of(""), labels(["__name__=up", "id=web-1", "site=fra1", "team=Shop"]));
+        let own = [("__name__", "up"), ("site", "ber2")];
+        assert_eq!(applied("", &own), Some(vec!["__name__=up".to_owned(), "site=ber2".to_owned()]));
+    }
+
+    #[test]
+    fn series_are_kept_and_dropped_by_all_of_their_text() {
+        let keep =
+            |regex: &str| of(&format!("{{ action = 'keep', source_labels = ['__name__', 'id'], regex = '{regex}' }}"));
+        assert!(keep("up;web-.*").is_some());
+        assert!(keep("up;web").is_none());
+        assert!(of("{ action = 'drop', source_labels = ['id'], regex = 'web-1|web-2' }").is_none());
+        assert!(of("{ action = 'drop', source_labels = ['id'], regex = 'web' }").is_some());
+    }
+
+    #[test]
+    fn labels_are_replaced_removed_and_renamed() {
+        let replaced =
+            of("{ source_labels = ['id'], regex = '(.*)-(.*)', target_label = 'id', replacement = '${2}/$1' }");
+        assert_eq!(replaced, labels(["__name__=up", "id=1/web", "site=fra1", "team=Shop"]));
+        let lowered = of("{ action = 'lowercase', source_labels = ['team'], target_label = 'team' }");
+        assert_eq!(lowered, labels(["__name__=up", "id=web-1", "site=fra1", "team=shop"]));
+        let mapped = of("{ action = 'labelmap', regex = '(te)am' }, { action = 'labeldrop', regex = 'team' }");
+        assert_eq!(mapped, labels(["__name__=up", "id=web-1", "site=fra1", "te=Shop"]));
+        let emptied = of("{ target_label = 'id', replacement = '' }, { target_label = 'n', replacement = '1' }");
+        assert_eq!(emptied, labels(["__name__=up", "n=1", "site=fra1", "team=Shop"]));
+        assert_eq!(of("{ action = 'labelkeep', regex = 'id' }"), None, "a series has a name");
+    }
+}

@@ -1,0 +1,304 @@
+//! Requests of both versions of Prometheus' remote write protocol: `WriteRequest` of version 1.0, and
+//! `io.prometheus.write.v2.Request`. They are written field by field, because a request has thousands of labels that
+//! need not be copied first.
+
+use super::options::Version;
+use dropsonde_engine::series::Metadata;
+use dropsonde_model::{Labels, MetricType};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use std::collections::HashMap;
+
+/// The bytes of a key with its number and wire type, of fields up to 15.
+const KEY: usize = 1;
+
+/// A double with its key.
+const DOUBLE: usize = KEY + 8;
+
+const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
+
+/// A series of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SentSeries<'a> {
+    pub(crate) labels: &'a Labels,
+    pub(crate) metric_type: MetricType,
+    /// What is known of its metric.
+    pub(crate) metadata: Option<&'a Metadata>,
+}
+
+/// Collects the series of a request.
+#[derive(Debug)]
+pub(crate) struct RequestBuilder {
+    series: Vec<u8>,
+    pub(crate) samples: usize,
+    /// Of version 2: texts, each once.
+    symbols: Option<Symbols>,
+}
+
+#[derive(Debug, Default)]
+struct Symbols {
+    numbers: HashMap<String, u32>,
+    bytes: Vec<u8>,
+}
+
+impl RequestBuilder {
+    pub(crate) fn new(version: Version) -> Self {
+        Self { series: Vec::new(), samples: 0, symbols: (version == Version::V2).then(Symbols::new) }
+    }
+
+    /// Returns about how many bytes the request has, before it is compressed.
+    pub(crate) fn len(&self) -> usize {
+        self.series.len() + self.symbols.as_ref().map_or(0, |symbols| symbols.bytes.len())
+    }
+
+    /// Adds samples of a series, ascending in time.
+    pub(crate) fn add(&mut self, series: SentSeries<'_>, at_ms: &[i64], values: &[f64]) {
+        self.samples += at_ms.len();
+        let samples = at_ms.iter().map(|at_ms| message_len(sample_len(*at_ms))).sum::<usize>();
+        match &mut self.symbols {
+            None => add_v1(&mut self.series, series.labels, samples),
+            Some(symbols) => symbols.add(&mut self.series, series, samples),
+        }
+        for (at_ms, value) in at_ms.iter().zip(values) {
+            encode_key(2, WireType::LengthDelimited, &mut self.series);
+            encode_varint(sample_len(*at_ms) as u64, &mut self.series);
+            encode_key(1, WireType::SixtyFourBit, &mut self.series);
+            self.series.extend(value.to_le_bytes());
+            encode_key(2, WireType::Varint, &mut self.series);
+            encode_varint(*at_ms as u64, &mut self.series);
+        }
+    }
+
+    /// Returns the request, compressed.
+    pub(crate) fn finish(self) -> Result<Vec<u8>, snap::Error> {
+        let mut encoder = snap::raw::Encoder::new();
+        match self.symbols {
+            None => encoder.compress_vec(&self.series),
+            Some(Symbols { mut bytes, .. }) => {
+                bytes.extend(self.series);
+                encoder.compress_vec(&bytes)
+            }
+        }
+    }
+}
+
+/// Returns the headers of requests of a version.
+pub(crate) fn headers(version: Version) -> [(HeaderName, HeaderValue); 3] {
+    let (media_type, number) = match version {
+        Version::V1 => ("application/x-protobuf", "0.1.0"),
+        Version::V2 => ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"),
+    };
+    [
+        (CONTENT_TYPE, HeaderValue::from_static(media_type)),
+        (CONTENT_ENCODING, HeaderValue::from_static("snappy")),
+        (VERSION, HeaderValue::from_static(number)),
+    ]
+}
+
+/// Returns the length of a sample.
+fn sample_len(at_ms: i64) -> usize {
+    DOUBLE + KEY + encoded_len_varint(at_ms as u64)
+}
+
+/// Returns the length of a message within another, with its key and its own length.
+fn message_len(content: usize) -> usize {
+    KEY + encoded_len_varint(content as u64) + content
+}
+
+fn put_text(number: u32, text: &str, into: &mut Vec<u8>) {
+    encode_key(number, WireType::LengthDelimited, into);
+    encode_varint(text.len() as u64, into);
+    into.extend(text.as_bytes());
+}
+
+/// Writes a `TimeSeries` of version 1 up to its samples, which have `samples` bytes.
+fn add_v1(into: &mut Vec<u8>, labels: &Labels, samples: usize) {
+    let label_len = |(name, value): (&str, &str)| message_len(name.len()) + message_len(value.len());
+    let all = labels.iter().map(|label| message_len(label_len(label))).sum::<usize>() + samples;
+    encode_key(1, WireType::LengthDelimited, into);
+    encode_varint(all as u64, into);
+    for (name, value) in labels.iter() {
+        encode_key(1, WireType::LengthDelimited, into);
+        encode_varint(label_len((name, value)) as u64, into);
+        put_text(1, name, into);
+        put_text(2, value, into);
+    }
+}
+
+impl Symbols {
+    fn new() -> Self {
+        let mut symbols = Self::default();
+        // The first must be empty.
+        symbols.number("");
+        symbols
+    }
+
+    fn number(&mut self, text: &str) -> u32 {
+        if let Some(number) = self.numbers.get(text) {
+            return *number;
+        }
+        let number = self.numbers.len() as u32;
+        self.numbers.insert(text.to_owned(), number);
+        put_text(4, text, &mut self.bytes);
+        number
+    }
+
+    /// Writes a `TimeSeries` of version 2 up to its samples, which have `samples` bytes.
+    fn add(&mut self, into: &mut Vec<u8>, series: SentSeries<'_>, samples: usize) {
+        let mut labels = Vec::new();
+        for (name, value) in series.labels.iter() {
+            encode_varint(self.number(name).into(), &mut labels);
+            encode_varint(self.number(value).into(), &mut labels);
+        }
+        let mut about = Vec::new();
+        encode_key(1, WireType::Varint, &mut about);
+        encode_varint(type_number(series), &mut about);
+        for (number, text) in series.metadata.iter().flat_map(|known| [(3, &known.help), (4, &known.unit)]) {
+            if !text.is_empty() {
+                encode_key(number, WireType::Varint, &mut about);
+                encode_varint(self.number(text).into(), &mut about);
+            }
+        }
+        let all = message_len(labels.len()) + message_len(about.len()) + samples;
+        encode_key(5, WireType::LengthDelimited, into);
+        encode_varint(all as u64, into);
+        for (number, content) in [(1, labels), (5, about)] {
+            encode_key(number, WireType::LengthDelimited, into);
+            encode_varint(content.len() as u64, into);
+            into.extend(content);
+        }
+    }
+}
+
+/// Returns the number of a type in `Metadata.MetricType`.
+fn type_number(series: SentSeries<'_>) -> u64 {
+    let known = series.metadata.map(|known| &*known.metric_type).filter(|known| *known != "unknown");
+    match known.unwrap_or(series.metric_type.as_str()) {
+        "counter" => 1,
+        "gauge" => 2,
+        "histogram" => 3,
+        "gaugehistogram" => 4,
+        "summary" => 5,
+        "info" => 6,
+        "stateset" => 7,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_store::STALE;
+    use prost::Message;
+
+    #[derive(Clone, PartialEq, Message)]
+    struct WriteRequest {
+        #[prost(message, repeated, tag = "1")]
+        timeseries: Vec<TimeSeries>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct TimeSeries {
+        #[prost(message, repeated, tag = "1")]
+        labels: Vec<Label>,
+        #[prost(message, repeated, tag = "2")]
+        samples: Vec<Sample>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Label {
+        #[prost(string, tag = "1")]
+        name: String,
+        #[prost(string, tag = "2")]
+        value: String,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Sample {
+        #[prost(double, tag = "1")]
+        value: f64,
+        #[prost(int64, tag = "2")]
+        timestamp: i64,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Request2 {
+        #[prost(string, repeated, tag = "4")]
+        symbols: Vec<String>,
+        #[prost(message, repeated, tag = "5")]
+        timeseries: Vec<TimeSeries2>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct TimeSeries2 {
+        #[prost(uint32, repeated, tag = "1")]
+        labels_refs: Vec<u32>,
+        #[prost(message, repeated, tag = "2")]
+        samples: Vec<Sample>,
+        #[prost(message, optional, tag = "5")]
+        metadata: Option<Metadata2>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Metadata2 {
+        #[prost(int32, tag = "1")]
+        metric_type: i32,
+        #[prost(uint32, tag = "3")]
+        help_ref: u32,
+        #[prost(uint32, tag = "4")]
+        unit_ref: u32,
+    }
+
+    fn labels(number: usize) -> Labels {
+        Labels::from([("__name__", "a_total"), ("id", &"x".repeat(number))])
+    }
+
+    fn request<M: Message + Default>(version: Version, metadata: Option<&Metadata>) -> M {
+        let mut builder = RequestBuilder::new(version);
+        for number in [1, 200] {
+            let labels = labels(number);
+            let series = SentSeries { labels: &labels, metric_type: MetricType::Counter, metadata };
+            builder.add(series, &[-5, 0, 1_700_000_000_123], &[1.5, 0.0, STALE]);
+        }
+        assert_eq!(builder.samples, 6);
+        let bytes = snap::raw::Decoder::new().decompress_vec(&builder.finish().unwrap()).unwrap();
+        M::decode(&bytes[..]).unwrap()
+    }
+
+    fn samples(all: &[Sample]) -> Vec<(i64, u64)> {
+        all.iter().map(|sample| (sample.timestamp, sample.value.to_bits())).collect()
+    }
+
+    const SENT: [(i64, u64); 3] = [(-5, 0x3ff8_0000_0000_0000), (0, 0), (1_700_000_000_123, 0x7ff0_0000_0000_0002)];
+
+    #[test]
+    fn a_request_of_version_1_has_sorted_labels_and_exact_samples() {
+        let request: WriteRequest = request(Version::V1, None);
+        assert_eq!(request.timeseries.len(), 2);
+        for (series, number) in request.timeseries.iter().zip([1, 200]) {
+            let pairs: Vec<_> = series.labels.iter().map(|label| (&*label.name, &*label.value)).collect();
+            assert_eq!(pairs, labels(number).iter().collect::<Vec<_>>());
+            assert_eq!(samples(&series.samples), SENT);
+        }
+    }
+
+    #[test]
+    fn a_request_of_version_2_has_each_text_once_and_says_what_a_metric_is() {
+        let (metric_type, help) = ("unknown".to_owned(), "Requests.".to_owned());
+        let known = Metadata { metric_type, help, unit: String::new() };
+        let request: Request2 = request(Version::V2, Some(&known));
+        let text = |number: &u32| &*request.symbols[*number as usize];
+        assert_eq!(text(&0), "");
+        for (series, number) in request.timeseries.iter().zip([1, 200]) {
+            let pairs: Vec<_> = series.labels_refs.chunks(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect();
+            assert_eq!(pairs, labels(number).iter().collect::<Vec<_>>());
+            assert_eq!(samples(&series.samples), SENT);
+            let about = series.metadata.as_ref().unwrap();
+            assert_eq!((about.metric_type, text(&about.help_ref), about.unit_ref), (1, "Requests.", 0));
+        }
+        let mut symbols = request.symbols.clone();
+        symbols.sort();
+        symbols.dedup();
+        assert_eq!(symbols.len(), request.symbols.len());
+    }
+}

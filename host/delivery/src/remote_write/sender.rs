@@ -1,0 +1,300 @@
+//! Sends requests to one server, again and again until it takes them or refuses them for good.
+
+use super::options::{RemoteWriteConfig, Version};
+use super::request::headers;
+use crate::client::{Answer, Client, Message, SendError, secret};
+use anyhow::Result;
+use bytes::Bytes;
+use dropsonde_engine::Engine;
+use dropsonde_engine::metrics::BreakerState;
+use dropsonde_model::Labels;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Mutex as AsyncMutex;
+
+/// The pauses between attempts: the first one, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(30), Duration::from_secs(5));
+
+/// The longest wait that a server can ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(600);
+
+/// Failures in a row after which the circuit breaker is open: one request at a time tries whether the server is back.
+const MOST_FAILURES: u32 = 5;
+
+/// The time between two log lines about samples that are refused for the same reason.
+const LOGGED: Duration = Duration::from_secs(3600);
+
+/// The time between two looks whether certificates have changed.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What a server that understands version 2 says.
+const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
+
+/// A request that is ready to be sent.
+#[derive(Debug, Clone)]
+pub(super) struct ReadyRequest {
+    pub(super) version: Version,
+    pub(super) samples: usize,
+    pub(super) body: Bytes,
+    /// The labels of one of its series, for people.
+    pub(super) example: Option<Labels>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The server has it, or will never take it.
+    Done,
+    /// The server does not understand version 2.
+    TooNew,
+    /// The server takes only smaller requests.
+    TooLarge,
+}
+
+/// Sends requests to one server. Several at a time share what is known of it.
+#[derive(Debug)]
+pub(super) struct Sender {
+    engine: Arc<Engine>,
+    config: RemoteWriteConfig,
+    name: String,
+    client: Mutex<ClientOfFiles>,
+    attempts: Mutex<Attempts>,
+    /// Held by the one request that tries whether the server is back.
+    trial: AsyncMutex<()>,
+    logged: Mutex<HashMap<String, Instant>>,
+}
+
+/// A client, and the versions of the files that it was made of.
+#[derive(Debug)]
+struct ClientOfFiles {
+    client: Client,
+    files: Vec<(PathBuf, Option<SystemTime>)>,
+    looked: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Failures since the last success.
+    failures: u32,
+    /// No request is sent before this time.
+    until: Option<Instant>,
+}
+
+impl Sender {
+    pub(super) fn new(engine: Arc<Engine>, config: RemoteWriteConfig) -> Result<Self> {
+        let client = Mutex::new(ClientOfFiles::new(&config)?);
+        let name = config.name();
+        engine.metrics.remotes.know_samples(&name);
+        engine.metrics.core.remote_connected(&name, false);
+        engine.metrics.core.remote_reconnects(&name, 0);
+        engine.metrics.core.remote_breaker(&name, BreakerState::Closed);
+        let (attempts, trial, logged) = (Mutex::default(), AsyncMutex::default(), Mutex::default());
+        Ok(Self { engine, config, name, client, attempts, trial, logged })
+    }
+
+    /// Sends a request until the server takes it or refuses it for good.
+    pub(super) async fn send(&self, request: ReadyRequest) -> Outcome {
+        loop {
+            let trial = self.wait().await;
+            let began = Instant::now();
+            let answer = self.attempt(&request).await;
+            self.engine.metrics.remotes.seconds.with_label_values(&[&self.name]).observe(began.elapsed().as_secs_f64());
+            let (why, asked) = match answer {
+                Ok(answer) if answer.status.is_success() => {
+                    self.works(began.elapsed());
+                    drop(trial);
+                    return self.taken(&request, &answer);
+                }
+                Ok(answer) if is_refusal(answer.status) => {
+                    self.works(began.elapsed());
+                    drop(trial);
+                    return self.refused(&request, &answer);
+                }
+                Ok(answer) => (answer.to_string(), answer.retry_after()),
+                Err(error) => (error.why, error.retry_after),
+            };
+            self.fails(&why, asked);
+            self.engine.metrics.remotes.retries.with_label_values(&[&self.name]).inc();
+        }
+    }
+
+    async fn attempt(&self, request: &ReadyRequest) -> Result<Answer, SendError> {
+        let url = match (&self.config.url, &self.config.url_file) {
+            (Some(url), _) => url.clone(),
+            (None, Some(file)) => secret(file).await?,
+            (None, None) => return Err(SendError::later("it has no URL")),
+        };
+        let further = self.config.headers.iter();
+        let further = further
+            .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)));
+        let message = Message {
+            method: Method::POST,
+            url,
+            headers: headers(request.version).into_iter().chain(further).collect(),
+            body: request.body.clone(),
+        };
+        let client = lock(&self.client).current(&self.config);
+        client.ask(message).await
+    }
+
+    /// Waits until a request may be sent. While the server fails, one request at a time tries.
+    async fn wait(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if lock(&self.attempts).failures == 0 {
+            return None;
+        }
+        let trial = self.trial.lock().await;
+        let (failures, until) = {
+            let attempts = lock(&self.attempts);
+            (attempts.failures, attempts.until)
+        };
+        if failures == 0 {
+            return None;
+        }
+        if let Some(until) = until {
+            tokio::time::sleep_until(until.into()).await;
+        }
+        if failures >= MOST_FAILURES {
+            self.engine.metrics.core.remote_breaker(&self.name, BreakerState::HalfOpen);
+        }
+        Some(trial)
+    }
+
+    fn works(&self, took: Duration) {
+        let before = std::mem::take(&mut *lock(&self.attempts));
+        let (metrics, core) = (&self.engine.metrics.remotes, &self.engine.metrics.core);
+        metrics.requests.with_label_values(&[&*self.name, "ok"]).inc();
+        metrics.last_success.with_label_values(&[&self.name]).set(self.engine.clock.now_ms() as f64 / 1000.0);
+        core.remote_connected(&self.name, true);
+        core.remote_rtt(&self.name, took);
+        core.remote_breaker(&self.name, BreakerState::Closed);
+        core.remote_reconnects(&self.name, u64::from(before.failures > 0));
+        self.engine.remotes.works(&self.name);
+    }
+
+    fn fails(&self, why: &str, asked: Option<Duration>) {
+        let mut attempts = lock(&self.attempts);
+        let pause = PAUSES.0.saturating_mul(1 << attempts.failures.min(16)).min(PAUSES.1);
+        // Several hosts do not come back at the same moment.
+        let jitter = RandomState::new().hash_one(0) % 1024;
+        let pause = pause / 2 + (pause / 2).mul_f64(jitter as f64 / 1024.0);
+        attempts.until = Some(Instant::now() + pause.max(asked.unwrap_or_default().min(LONGEST_ASKED)));
+        attempts.failures = attempts.failures.saturating_add(1);
+        let is_open = attempts.failures >= MOST_FAILURES;
+        drop(attempts);
+        let (metrics, core) = (&self.engine.metrics.remotes, &self.engine.metrics.core);
+        metrics.requests.with_label_values(&[&*self.name, "failed"]).inc();
+        core.remote_connected(&self.name, false);
+        core.remote_breaker(&self.name, if is_open { BreakerState::Open } else { BreakerState::Closed });
+        self.engine.remotes.fails(&self.name, why, self.engine.clock.now_ms());
+    }
+
+    fn taken(&self, request: &ReadyRequest, answer: &Answer) -> Outcome {
+        let mut taken = request.samples;
+        if request.version == Version::V2 {
+            let written = answer.headers.get(SAMPLES_WRITTEN).and_then(|value| value.to_str().ok()?.parse().ok());
+            // A server of version 1 answers like this to what it does not understand.
+            let Some(written) = written else { return Outcome::TooNew };
+            taken = taken.min(written);
+            self.drop_samples(request, request.samples - taken, "not_written", "it wrote only some of them");
+        }
+        self.count(request, taken);
+        Outcome::Done
+    }
+
+    fn refused(&self, request: &ReadyRequest, answer: &Answer) -> Outcome {
+        match answer.status {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE if request.version == Version::V2 => return Outcome::TooNew,
+            StatusCode::PAYLOAD_TOO_LARGE if request.samples > 1 => return Outcome::TooLarge,
+            _ => {}
+        }
+        // Of version 2 it may have written the others.
+        let written = answer.headers.get(SAMPLES_WRITTEN).and_then(|value| value.to_str().ok()?.parse().ok());
+        let taken = written.unwrap_or(0).min(request.samples);
+        self.drop_samples(request, request.samples - taken, answer.status.as_str(), &answer.to_string());
+        self.count(request, taken);
+        Outcome::Done
+    }
+
+    fn count(&self, request: &ReadyRequest, taken: usize) {
+        let metrics = &self.engine.metrics.remotes;
+        metrics.samples.with_label_values(&[&self.name]).inc_by(taken as u64);
+        metrics.bytes.with_label_values(&[&self.name]).inc_by(request.body.len() as u64);
+    }
+
+    fn drop_samples(&self, request: &ReadyRequest, samples: usize, reason: &str, why: &str) {
+        if samples == 0 {
+            return;
+        }
+        self.engine.metrics.remotes.samples_dropped.with_label_values(&[&*self.name, reason]).inc_by(samples as u64);
+        let mut logged = lock(&self.logged);
+        if logged.get(reason).is_none_or(|logged| logged.elapsed() >= LOGGED) {
+            logged.insert(reason.to_owned(), Instant::now());
+            let example = request.example.as_ref().map(written).unwrap_or_default();
+            tracing::warn!(
+                destination = self.name,
+                samples,
+                error = why,
+                one_of_them = example,
+                "a server refuses samples for good; they are counted in dropsonde_remote_samples_dropped_total"
+            );
+        }
+    }
+}
+
+impl ClientOfFiles {
+    fn new(config: &RemoteWriteConfig) -> Result<Self> {
+        // First, so that a change meanwhile is noticed.
+        let files = Self::versions(config);
+        Ok(Self { client: Client::new(&config.access())?, files, looked: Instant::now() })
+    }
+
+    fn versions(config: &RemoteWriteConfig) -> Vec<(PathBuf, Option<SystemTime>)> {
+        let version = |file: &PathBuf| std::fs::metadata(file).and_then(|about| about.modified()).ok();
+        config.access().certificate_files().map(|file| (file.clone(), version(file))).collect()
+    }
+
+    /// Returns the client; a new one if its files have changed and can be read.
+    fn current(&mut self, config: &RemoteWriteConfig) -> Client {
+        if !self.files.is_empty() && self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            if self.files != Self::versions(config)
+                && let Ok(new) = Self::new(config)
+            {
+                *self = new;
+            }
+        }
+        self.client.clone()
+    }
+}
+
+/// Returns whether an answer says that the request itself is wrong, so that it is wrong for ever. An answer that is about
+/// the address or about credentials is not: an operator can mend that, and history keeps the samples until then.
+fn is_refusal(status: StatusCode) -> bool {
+    let is_about_access = matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::PAYMENT_REQUIRED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+    );
+    let is_passing =
+        matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
+    status.is_client_error() && !is_about_access && !is_passing
+}
+
+/// Writes labels as PromQL does.
+fn written(labels: &Labels) -> String {
+    let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+    format!("{{{}}}", pairs.join(", "))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

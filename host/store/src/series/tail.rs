@@ -1,0 +1,441 @@
+//! Follows series: reads their samples window by window, each sample once, with a mark where a series ends.
+
+use super::selection::{STALE, SeriesColumn};
+use crate::frame::{LONGEST_PACE_MS, Readings, STALE_INTERVALS};
+use crate::{Frame, Windows};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Series that are read window by window. Each window begins where the one before ended.
+///
+/// A series ends at the first row without its value, and where no row comes for three times as long as between the two
+/// rows before; both are marked with [`STALE`]. Unlike a selection, a tail knows what was read before: it marks an end
+/// although the last sample was in an earlier window, and it marks it once.
+#[derive(Debug)]
+pub struct SeriesTail {
+    pieces: Vec<Piece>,
+}
+
+/// A series with its samples in a window: values, and a [`STALE`] one where it ends.
+#[derive(Debug, Clone, Copy)]
+pub struct TailSamples<'a> {
+    /// The number of the series among those that the tail was made of.
+    pub index: usize,
+    pub at_ms: &'a [i64],
+    pub values: &'a [f64],
+}
+
+/// Series whose columns are in the same frames.
+#[derive(Debug)]
+struct Piece {
+    frames: Vec<Arc<Frame>>,
+    series: Vec<TailedSeries>,
+    /// The scheduled time between two rows.
+    interval_ms: i64,
+    /// The start of the window that is read, the rows before it, and those before its end.
+    window_ms: i64,
+    before: RowTimes,
+    after: RowTimes,
+}
+
+#[derive(Debug)]
+struct TailedSeries {
+    index: usize,
+    /// Its column in each frame of the piece.
+    columns: Vec<SeriesColumn>,
+    /// Whether its last row so far had a value, and no end was marked since.
+    is_live: bool,
+}
+
+/// What the rows so far tell about the next one.
+#[derive(Debug, Clone, Copy, Default)]
+struct RowTimes {
+    last_ms: Option<i64>,
+    /// The time between the last two.
+    pace_ms: i64,
+}
+
+/// Memory for rows and samples, used again and again.
+#[derive(Default)]
+struct Spare {
+    readings: Vec<Readings>,
+    at_ms: Vec<i64>,
+    values: Vec<f64>,
+}
+
+impl SeriesTail {
+    /// Follows series, each given by its columns, from a time on. Samples before it are not read, but a series that has
+    /// current ones then is known to be alive. May read files.
+    pub fn new(series: impl IntoIterator<Item = Vec<SeriesColumn>>, from_ms: i64) -> Self {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut numbers: HashMap<Vec<u64>, usize> = HashMap::new();
+        for (index, mut columns) in series.into_iter().enumerate() {
+            columns.sort_by_key(|column| (column.frame.key().born, column.frame.id));
+            columns.dedup_by_key(|column| column.frame.id);
+            let ids = columns.iter().map(|column| column.frame.id).collect();
+            let number = *numbers.entry(ids).or_insert_with(|| {
+                pieces.push(Piece::of(columns.iter().map(|column| column.frame.clone()).collect()));
+                pieces.len() - 1
+            });
+            if let Some(piece) = pieces.get_mut(number) {
+                piece.series.push(TailedSeries { index, columns, is_live: false });
+            }
+        }
+        pieces.iter_mut().for_each(|piece| piece.begin(from_ms));
+        Self { pieces }
+    }
+
+    /// Returns about how many samples are in a window, if they come on schedule.
+    pub fn samples_in(&self, window: &Range<i64>) -> usize {
+        let windows = Windows::one(window.clone());
+        let has_rows = |frame: &&Arc<Frame>| {
+            frame.span_ms().is_some_and(|(first_ms, last_ms)| first_ms < window.end && last_ms >= window.start)
+        };
+        let of_piece = |piece: &Piece| {
+            let rows = piece.frames.iter().filter(has_rows).map(|frame| frame.rows_in(&windows));
+            rows.sum::<usize>().saturating_mul(piece.series.len())
+        };
+        self.pieces.iter().map(of_piece).sum()
+    }
+
+    /// Reads the samples of the wanted series in the next window. Call it again for the same window until each series
+    /// was wanted once. May read files.
+    pub fn read(
+        &mut self,
+        window: &Range<i64>,
+        is_wanted: &dyn Fn(usize) -> bool,
+        visit: &mut dyn FnMut(TailSamples<'_>),
+    ) {
+        let mut spare = Spare::default();
+        for piece in &mut self.pieces {
+            piece.read(window, is_wanted, &mut spare, visit);
+        }
+    }
+
+    /// Returns the numbers of the series that have current samples.
+    pub fn live(&self) -> impl Iterator<Item = usize> + '_ {
+        self.pieces.iter().flat_map(|piece| &piece.series).filter(|series| series.is_live).map(|series| series.index)
+    }
+}
+
+impl Piece {
+    fn of(frames: Vec<Arc<Frame>>) -> Self {
+        let interval_ms = frames.iter().map(|frame| frame.interval_ms()).max().unwrap_or(1);
+        let (before, after) = (RowTimes::default(), RowTimes::default());
+        Self { frames, series: Vec::new(), interval_ms, window_ms: i64::MIN, before, after }
+    }
+
+    /// Notes which series have current samples before a time.
+    fn begin(&mut self, from_ms: i64) {
+        for (nth, frame) in self.frames.iter().enumerate() {
+            let since_ms = from_ms.saturating_sub(frame.stale_after_ms());
+            if frame.latest_at_ms().is_none_or(|latest_ms| latest_ms < since_ms) {
+                continue;
+            }
+            let columns: Vec<usize> =
+                self.series.iter().filter_map(|series| series.columns.get(nth)).map(|column| column.column).collect();
+            let Some((at_ms, readings)) = frame.newest_reading(&columns, since_ms..from_ms) else { continue };
+            let is_later = self.after.last_ms.is_none_or(|known_ms| known_ms < at_ms);
+            for (series, reading) in self.series.iter_mut().zip(readings) {
+                // Of rows with the same time that with a value counts.
+                series.is_live = !reading.is_nan() || (series.is_live && !is_later);
+            }
+            self.after.last_ms = self.after.last_ms.max(Some(at_ms));
+        }
+    }
+
+    fn read(
+        &mut self,
+        window: &Range<i64>,
+        is_wanted: &dyn Fn(usize) -> bool,
+        spare: &mut Spare,
+        visit: &mut dyn FnMut(TailSamples<'_>),
+    ) {
+        if self.window_ms != window.start {
+            (self.window_ms, self.before) = (window.start, self.after);
+        }
+        let has_rows =
+            self.frames.iter().any(|frame| frame.latest_at_ms().is_some_and(|last_ms| last_ms >= window.start));
+        if !has_rows && !self.before.is_over(self.interval_ms, window.end) {
+            return;
+        }
+        let wanted: Vec<usize> = (0..self.series.len())
+            .filter(|nth| self.series.get(*nth).is_some_and(|one| is_wanted(one.index)))
+            .collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let rows = if has_rows { self.rows(&wanted, window, spare) } else { Readings::default() };
+        let (pauses, after) = self.before.pauses(&rows.at_ms, self.interval_ms, window);
+        self.after = after;
+        let none: &[f64] = &[];
+        for (column, nth) in wanted.iter().enumerate() {
+            if let Some(series) = self.series.get_mut(*nth) {
+                let values = rows.columns.get(column).map_or(none, |values| values);
+                series.visit(&rows.at_ms, values, &pauses, spare, visit);
+            }
+        }
+        spare.readings.push(rows);
+    }
+
+    /// Reads the rows of all frames in a window, as values of the wanted series.
+    fn rows(&self, wanted: &[usize], window: &Range<i64>, spare: &mut Spare) -> Readings {
+        let mut of_frames: Vec<Readings> = Vec::with_capacity(self.frames.len());
+        for (nth, frame) in self.frames.iter().enumerate() {
+            let columns = wanted.iter().filter_map(|series| self.series.get(*series)?.columns.get(nth));
+            let (columns, scales): (Vec<_>, Vec<_>) = columns.map(|column| (column.column, column.scale)).unzip();
+            let mut readings = spare.readings.pop().unwrap_or_default();
+            frame.read_rows(&columns, &Windows::one(window.clone()), &mut readings);
+            for (values, scale) in readings.columns.iter_mut().zip(scales) {
+                scale.convert_values(values);
+            }
+            of_frames.push(readings);
+        }
+        match of_frames.len() {
+            1 => of_frames.pop().unwrap_or_default(),
+            _ => joined(&of_frames, wanted.len()),
+        }
+    }
+}
+
+/// Joins the rows of several frames. Of values with the same time that of the later frame counts.
+fn joined(frames: &[Readings], columns: usize) -> Readings {
+    let mut at_ms: Vec<i64> = frames.iter().flat_map(|rows| rows.at_ms.iter().copied()).collect();
+    at_ms.sort_unstable();
+    at_ms.dedup();
+    let mut joined = vec![vec![f64::NAN; at_ms.len()]; columns];
+    for rows in frames {
+        let places: Vec<usize> = rows.at_ms.iter().filter_map(|row_ms| at_ms.binary_search(row_ms).ok()).collect();
+        for (column, values) in joined.iter_mut().zip(&rows.columns) {
+            for (place, value) in places.iter().zip(values).filter(|(_, value)| !value.is_nan()) {
+                column.get_mut(*place).into_iter().for_each(|known| *known = *value);
+            }
+        }
+    }
+    let mut rows = Readings::default();
+    (rows.at_ms, rows.columns) = (at_ms, joined);
+    rows
+}
+
+impl RowTimes {
+    /// Returns when series end if no further row comes.
+    fn ends_ms(&self, interval_ms: i64) -> Option<i64> {
+        let pace_ms = interval_ms.max(self.pace_ms.min(LONGEST_PACE_MS));
+        Some(self.last_ms?.saturating_add(pace_ms.saturating_mul(STALE_INTERVALS)))
+    }
+
+    fn is_over(&self, interval_ms: i64, before_ms: i64) -> bool {
+        self.ends_ms(interval_ms).is_some_and(|ends_ms| ends_ms < before_ms)
+    }
+
+    /// Goes on with the rows of a window. Returns the pauses that end all series, each as the number of the row that
+    /// follows it with the time of the end, and what is known after the window.
+    fn pauses(mut self, at_ms: &[i64], interval_ms: i64, window: &Range<i64>) -> (Vec<(usize, i64)>, Self) {
+        let mut pauses = Vec::new();
+        for (row, row_ms) in at_ms.iter().chain([&window.end]).enumerate() {
+            if self.is_over(interval_ms, *row_ms) {
+                // An end that would have been in the window before is marked as soon as it is noticed.
+                let ends_ms = self.ends_ms(interval_ms).map(|ends_ms| ends_ms.max(window.start));
+                pauses.extend(ends_ms.filter(|ends_ms| ends_ms < row_ms).map(|ends_ms| (row, ends_ms)));
+            }
+            if row < at_ms.len() {
+                let pace_ms = self.last_ms.map_or(0, |last_ms| row_ms.saturating_sub(last_ms));
+                self = Self { last_ms: Some(*row_ms), pace_ms };
+            }
+        }
+        (pauses, self)
+    }
+}
+
+impl TailedSeries {
+    /// Passes its samples to `visit`, with the marks of its ends.
+    fn visit(
+        &mut self,
+        at_ms: &[i64],
+        values: &[f64],
+        pauses: &[(usize, i64)],
+        spare: &mut Spare,
+        visit: &mut dyn FnMut(TailSamples<'_>),
+    ) {
+        let index = self.index;
+        // It looks at all, because many at once cost less than one after the other until the first.
+        let has_gaps = values.iter().fold(false, |has_gaps, value| has_gaps | value.is_nan());
+        if !has_gaps && pauses.is_empty() {
+            // Most often nothing ends.
+            if !values.is_empty() {
+                self.is_live = true;
+                visit(TailSamples { index, at_ms, values });
+            }
+            return;
+        }
+        spare.at_ms.clear();
+        spare.values.clear();
+        let mut add = |at_ms: i64, value: f64| {
+            spare.at_ms.push(at_ms);
+            spare.values.push(value);
+        };
+        let mut pauses = pauses.iter().peekable();
+        for row in 0..=values.len() {
+            if let Some((_, ends_ms)) = pauses.next_if(|(before, _)| *before == row)
+                && std::mem::take(&mut self.is_live)
+            {
+                add(*ends_ms, STALE);
+            }
+            let (Some(row_ms), Some(value)) = (at_ms.get(row), values.get(row)) else { continue };
+            if !value.is_nan() {
+                add(*row_ms, *value);
+            } else if self.is_live {
+                add(*row_ms, STALE);
+            }
+            self.is_live = !value.is_nan();
+        }
+        if !spare.at_ms.is_empty() {
+            visit(TailSamples { index, at_ms: &spare.at_ms, values: &spare.values });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GroupKey, InstanceId, LabelMatcher, Schema, Store, StoreLimits, StoredField, is_stale};
+    use dropsonde_model::{Labels, MetricType};
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const SECOND: i64 = 1000;
+    const ALWAYS: Range<i64> = 0..i64::MAX / 2;
+
+    type Samples = BTreeMap<String, Vec<(i64, f64)>>;
+
+    fn columns(store: &Store) -> (Vec<String>, Vec<Vec<SeriesColumn>>) {
+        let mut found = store.find_series(&[LabelMatcher::is("__name__", "up")]);
+        found.sort_by(|a, b| a.labels.as_text().cmp(b.labels.as_text()));
+        found.into_iter().map(|series| (series.labels.get("n").unwrap_or("").to_owned(), series.columns)).unzip()
+    }
+
+    /// Reads with one tail, window by window.
+    fn tailed(store: &Store, ends_ms: &[i64]) -> Samples {
+        let (names, columns) = columns(store);
+        let mut tail = SeriesTail::new(columns, 0);
+        let mut samples = Samples::new();
+        let mut start = 0;
+        for end in ends_ms.iter().copied().chain([ALWAYS.end]) {
+            // In two passes, as whoever has little memory reads.
+            for pass in 0..2 {
+                tail.read(&(start..end), &|index| index % 2 == pass, &mut |series| {
+                    let values = series.at_ms.iter().copied().zip(series.values.iter().copied());
+                    samples.entry(names[series.index].clone()).or_default().extend(values);
+                });
+            }
+            start = end;
+        }
+        samples
+    }
+
+    fn in_bits(samples: &Samples) -> BTreeMap<&str, Vec<(i64, u64)>> {
+        let bits = |all: &Vec<(i64, f64)>| all.iter().map(|(at_ms, value)| (*at_ms, value.to_bits())).collect();
+        samples.iter().map(|(name, all)| (&**name, bits(all))).collect()
+    }
+
+    fn store_with(ticks: &[(i64, BTreeMap<u8, f64>)]) -> Store {
+        let store = Store::in_memory(&StoreLimits::default());
+        let instance = InstanceId::new("web-1").unwrap();
+        let (group, owner) = ("scrape".into(), "scrape".into());
+        let mut group = store.series_group(GroupKey { instance, group, owner, interval_ms: SECOND });
+        let mut at_ms = 1000;
+        for (pause, samples) in ticks {
+            at_ms += pause * SECOND;
+            let handle = |number: &u8| Labels::from([("__name__", "up"), ("n", &number.to_string())]);
+            let samples: Vec<_> = samples
+                .iter()
+                .map(|(number, value)| (group.series(&handle(number), MetricType::Gauge).unwrap(), *value))
+                .collect();
+            group.push(at_ms, &samples);
+        }
+        store
+    }
+
+    #[test]
+    fn an_end_is_marked_once_although_the_last_sample_was_in_an_earlier_window() {
+        let both = || BTreeMap::from([(1, 1.0), (2, 2.0)]);
+        let store = store_with(&[(1, both()), (1, both()), (1, BTreeMap::from([(1, 1.0)])), (60, both())]);
+        let samples = tailed(&store, &[3500, 4500, 5000, 7000, 7500, 9000]);
+        let of = |name: &str| -> Vec<(i64, f64)> {
+            samples[name].iter().map(|(at_ms, value)| (*at_ms, if is_stale(*value) { -1.0 } else { *value })).collect()
+        };
+        // The other one ends at the row without it, this one three seconds after its last row.
+        let end_ms = 64_000 + 3 * 60 * SECOND;
+        assert_eq!(of("1"), [(2000, 1.0), (3000, 1.0), (4000, 1.0), (7000, -1.0), (64_000, 1.0), (end_ms, -1.0)]);
+        assert_eq!(of("2"), [(2000, 2.0), (3000, 2.0), (4000, -1.0), (64_000, 2.0), (end_ms, -1.0)]);
+    }
+
+    #[test]
+    fn a_tail_that_begins_later_knows_which_series_are_alive() {
+        let one = || BTreeMap::from([(1, 1.0)]);
+        let store = store_with(&[(1, BTreeMap::from([(1, 1.0), (2, 2.0)])), (1, one()), (1, one())]);
+        let (names, columns) = columns(&store);
+        let mut tail = SeriesTail::new(columns, 3500);
+        assert_eq!(tail.live().map(|index| &*names[index]).collect::<Vec<_>>(), ["1"]);
+        let mut seen = Vec::new();
+        tail.read(&(3500..20_000), &|_| true, &mut |series| {
+            seen.push((names[series.index].clone(), series.at_ms.to_vec()));
+        });
+        assert_eq!(seen, [("1".to_owned(), vec![4000, 7000])]);
+        assert_eq!(tail.live().count(), 0);
+    }
+
+    #[test]
+    fn a_series_goes_on_when_its_sampler_gets_other_fields() {
+        let store = Store::in_memory(&StoreLimits::default());
+        let host = InstanceId::new("host").unwrap();
+        let before = store.frame(&host, &Schema::new("load", vec![StoredField::gauge("a")]), SECOND);
+        before.push(1000, &[1.0]);
+        before.push(2000, &[2.0]);
+        let fields = vec![StoredField::gauge("b"), StoredField::gauge("a")];
+        let after = store.frame(&host, &Schema::new("load", fields), SECOND);
+        after.push(3000, &[9.0, 3.0]);
+        after.push(4000, &[9.0, 4.0]);
+        let column = |frame: &Arc<Frame>, column| SeriesColumn {
+            frame: frame.clone(),
+            column,
+            scale: crate::ReadingScale::Times(10.0),
+        };
+        let mut tail = SeriesTail::new([vec![column(&after, 1), column(&before, 0)]], 0);
+        let mut seen = Vec::new();
+        for window in [0..2500, 2500..10_000] {
+            tail.read(&window, &|_| true, &mut |series| {
+                seen.extend(series.at_ms.iter().copied().zip(series.values.iter().copied()));
+            });
+        }
+        assert_eq!(seen[..4], [(1000, 10.0), (2000, 20.0), (3000, 30.0), (4000, 40.0)]);
+        assert!(seen[4].0 == 7000 && is_stale(seen[4].1) && seen.len() == 5);
+    }
+
+    proptest! {
+        #[test]
+        fn windows_change_nothing_and_no_sample_is_missing_or_read_twice(
+            ticks in vec((1_i64..12, btree_map(0_u8..6, -9.0..9.0_f64, 0..6)), 1..40),
+            mut ends in vec(0_i64..500 * SECOND, 0..20),
+        ) {
+            let store = store_with(&ticks);
+            ends.sort_unstable();
+            ends.dedup();
+            let (split, whole) = (tailed(&store, &ends), tailed(&store, &[]));
+            prop_assert_eq!(in_bits(&split), in_bits(&whole));
+            let mut expected = Samples::new();
+            let mut at_ms = 1000;
+            for (pause, samples) in &ticks {
+                at_ms += pause * SECOND;
+                for (number, value) in samples {
+                    expected.entry(number.to_string()).or_default().push((at_ms, *value));
+                }
+            }
+            let mut values = whole;
+            values.values_mut().for_each(|all| all.retain(|(_, value)| !is_stale(*value)));
+            prop_assert_eq!(values, expected);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! A server for remote write, of both versions, that keeps what it gets and notes every broken rule.
+
+use super::host::wait_until;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The value that marks the end of a series, as bits.
+const STALE: u64 = 0x7ff0_0000_0000_0002;
+
+/// The samples of a series: times, and the bits of values.
+pub(crate) type SentSamples = Vec<(i64, u64)>;
+
+/// A strict server. It ends with the test run.
+pub(crate) struct StrictReceiver {
+    address: SocketAddr,
+    state: Arc<Mutex<ReceiverState>>,
+}
+
+/// What a [`StrictReceiver`] got.
+#[derive(Default)]
+pub(crate) struct ReceiverState {
+    /// Accepted samples by the labels of their series, written `{name="value",…}`.
+    pub(crate) series: BTreeMap<String, SentSamples>,
+    /// The rules that were broken, a sentence each.
+    pub(crate) broken: Vec<String>,
+    /// Samples that came again.
+    pub(crate) again: usize,
+    /// Requests, also those that were not accepted.
+    pub(crate) requests: usize,
+    /// The headers of the last request, with names in lower case.
+    pub(crate) headers: Vec<String>,
+    /// The types of metrics, as version 2 tells them, by name.
+    pub(crate) types: BTreeMap<String, i32>,
+    /// Whether it speaks version 2.
+    speaks_v2: bool,
+    /// The answer to requests in place of accepting them: a status and further header lines. 0: none at all.
+    instead: Option<(u16, String)>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WriteRequest {
+    #[prost(message, repeated, tag = "1")]
+    timeseries: Vec<TimeSeries>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TimeSeries {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<Sample>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Label {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Sample {
+    #[prost(double, tag = "1")]
+    value: f64,
+    #[prost(int64, tag = "2")]
+    timestamp: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Request2 {
+    #[prost(string, repeated, tag = "4")]
+    symbols: Vec<String>,
+    #[prost(message, repeated, tag = "5")]
+    timeseries: Vec<TimeSeries2>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TimeSeries2 {
+    #[prost(uint32, repeated, tag = "1")]
+    labels_refs: Vec<u32>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<Sample>,
+    #[prost(message, optional, tag = "5")]
+    metadata: Option<Metadata2>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metadata2 {
+    #[prost(int32, tag = "1")]
+    metric_type: i32,
+    #[prost(uint32, tag = "3")]
+    help_ref: u32,
+    #[prost(uint32, tag = "4")]
+    unit_ref: u32,
+}
+
+impl StrictReceiver {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, state) = (listener.local_addr().unwrap(), Arc::<Mutex<ReceiverState>>::default());
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let state = shared.clone();
+                // An error means that the client closed the connection.
+                std::thread::spawn(move || serve(&stream, &state).ok());
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Starts one that speaks version 2, too.
+    pub(crate) fn of_version_2() -> Self {
+        let receiver = Self::start();
+        receiver.state().speaks_v2 = true;
+        receiver
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/api/v1/write", self.address)
+    }
+
+    /// Answers all further requests like this instead of accepting them. Status 0: not at all; 1: with garbage.
+    pub(crate) fn answer(&self, status: u16, headers: &str) {
+        self.state().instead = Some((status, headers.to_owned()));
+    }
+
+    /// Accepts requests again.
+    pub(crate) fn accept(&self) {
+        self.state().instead = None;
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, ReceiverState> {
+        self.state.lock().unwrap()
+    }
+
+    /// Waits until what it got is as wanted.
+    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&ReceiverState) -> bool) -> MutexGuard<'_, ReceiverState> {
+        wait_until(what, || wanted(&self.state()));
+        let state = self.state();
+        assert!(state.broken.is_empty(), "{:#?}", state.broken);
+        state
+    }
+}
+
+impl ReceiverState {
+    /// Returns the samples of the series whose labels contain some texts.
+    pub(crate) fn of(&self, texts: &[&str]) -> Vec<&SentSamples> {
+        let is_it = |labels: &String| texts.iter().all(|text| labels.contains(text));
+        self.series.iter().filter(|(labels, _)| is_it(labels)).map(|(_, samples)| samples).collect()
+    }
+
+    /// Returns the values of the one series whose labels contain some texts, without the marks of its ends.
+    pub(crate) fn values(&self, texts: &[&str]) -> Vec<(i64, f64)> {
+        let of = self.of(texts);
+        assert!(of.len() <= 1, "{texts:?} are in several: {:?}", self.series.keys());
+        let values = of.first().into_iter().copied().flatten().filter(|(_, bits)| *bits != STALE);
+        values.map(|(at_ms, bits)| (*at_ms, f64::from_bits(*bits))).collect()
+    }
+
+    /// Returns whether the one series whose labels contain some texts has ended.
+    pub(crate) fn has_ended(&self, texts: &[&str]) -> bool {
+        self.of(texts).first().is_some_and(|samples| samples.last().is_some_and(|(_, bits)| *bits == STALE))
+    }
+
+    fn breaks(&mut self, rule: String) {
+        // A few tell enough.
+        if self.broken.len() < 20 {
+            self.broken.push(rule);
+        }
+    }
+
+    /// Reads a request. Returns how many samples it had, or why it is refused.
+    fn take(&mut self, headers: &[String], body: &[u8]) -> Result<usize, u16> {
+        let header = |name: &str| headers.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let is_v2 = match header("content-type") {
+            Some("application/x-protobuf;proto=io.prometheus.write.v2.Request") => true,
+            Some("application/x-protobuf" | "application/x-protobuf;proto=prometheus.WriteRequest") => false,
+            other => {
+                self.breaks(format!("a content type of {other:?}"));
+                return Err(415);
+            }
+        };
+        if is_v2 && !self.speaks_v2 {
+            return Err(415);
+        }
+        let version = if is_v2 { "2.0.0" } else { "0.1.0" };
+        for (name, wanted) in [("content-encoding", "snappy"), ("x-prometheus-remote-write-version", version)] {
+            if header(name) != Some(wanted) {
+                self.breaks(format!("{name} is {:?}", header(name)));
+            }
+        }
+        if header("user-agent").is_none_or(str::is_empty) {
+            self.breaks("no user agent".to_owned());
+        }
+        let Ok(bytes) = snap::raw::Decoder::new().decompress_vec(body) else {
+            self.breaks("a body that is not compressed with snappy".to_owned());
+            return Err(400);
+        };
+        let series: Vec<(Vec<(String, String)>, Vec<Sample>)> = if is_v2 {
+            let Ok(request) = Request2::decode(&bytes[..]) else {
+                self.breaks("no Request of version 2".to_owned());
+                return Err(400);
+            };
+            if request.symbols.first().map(String::as_str) != Some("") {
+                self.breaks("the first symbol is not empty".to_owned());
+            }
+            let text = |number: u32| request.symbols.get(number as usize).cloned().unwrap_or_default();
+            let mut all = Vec::new();
+            for TimeSeries2 { labels_refs, samples, metadata } in &request.timeseries {
+                let labels: Vec<_> = labels_refs.chunks(2).map(|pair| (text(pair[0]), text(pair[1]))).collect();
+                let name = labels.iter().find(|(name, _)| name == "__name__");
+                if let (Some((_, name)), Some(about)) = (name, metadata) {
+                    self.types.insert(name.clone(), about.metric_type);
+                }
+                all.push((labels, samples.clone()));
+            }
+            all
+        } else {
+            let Ok(request) = WriteRequest::decode(&bytes[..]) else {
+                self.breaks("no WriteRequest".to_owned());
+                return Err(400);
+            };
+            let pairs = |labels: Vec<Label>| labels.into_iter().map(|label| (label.name, label.value)).collect();
+            request.timeseries.into_iter().map(|series| (pairs(series.labels), series.samples)).collect()
+        };
+        let mut count = 0;
+        for (labels, samples) in series {
+            count += samples.len();
+            self.take_series(&labels, &samples);
+        }
+        if count == 0 {
+            self.breaks("a request without samples".to_owned());
+        }
+        Ok(count)
+    }
+
+    fn take_series(&mut self, labels: &[(String, String)], samples: &[Sample]) {
+        let written: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+        let written = format!("{{{}}}", written.join(","));
+        if !labels.is_sorted_by(|(a, _), (b, _)| a < b) {
+            self.breaks(format!("{written}: labels that are not sorted, or twice"));
+        }
+        if labels.iter().any(|(name, value)| name.is_empty() || value.is_empty()) {
+            self.breaks(format!("{written}: an empty label"));
+        }
+        if !labels.iter().any(|(name, _)| name == "__name__") {
+            self.breaks(format!("{written}: no name"));
+        }
+        if !samples.is_sorted_by(|a, b| a.timestamp < b.timestamp) {
+            self.breaks(format!("{written}: samples that are not in the order of time"));
+        }
+        let known = self.series.entry(written.clone()).or_default();
+        let (mut again, mut wrong) = (0, Vec::new());
+        for Sample { value, timestamp } in samples {
+            let sample = (*timestamp, value.to_bits());
+            match known.last() {
+                Some((last_ms, _)) if *last_ms >= *timestamp => match known.binary_search(&sample) {
+                    Ok(_) => again += 1,
+                    Err(_) => wrong.push(format!("{written}: a sample of {timestamp} after one of {last_ms}")),
+                },
+                Some((_, STALE)) if sample.1 == STALE => wrong.push(format!("{written}: two ends")),
+                None if sample.1 == STALE => wrong.push(format!("{written}: an end without a beginning")),
+                _ => known.push(sample),
+            }
+        }
+        self.again += again;
+        wrong.into_iter().for_each(|rule| self.breaks(rule));
+    }
+}
+
+fn serve(stream: &TcpStream, state: &Mutex<ReceiverState>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_owned()),
+            }
+        }
+        let lower = |line: &String| match line.split_once(':') {
+            Some((name, value)) => format!("{}: {}", name.to_lowercase(), value.trim()),
+            None => line.clone(),
+        };
+        let headers: Vec<String> = lines.iter().skip(1).map(lower).collect();
+        let length = headers.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let mut known = state.lock().unwrap();
+        known.requests += 1;
+        known.headers.clone_from(&headers);
+        let (status, more) = match known.instead.clone() {
+            Some(instead) => instead,
+            None => match known.take(&headers, &body) {
+                Ok(samples) => (204, format!("X-Prometheus-Remote-Write-Samples-Written: {samples}\r\n")),
+                Err(status) => (status, String::new()),
+            },
+        };
+        drop(known);
+        let mut stream = stream;
+        match status {
+            // The client waits until it has no patience left.
+            0 => std::thread::park_timeout(std::time::Duration::from_secs(60)),
+            1 => stream.write_all(&[0xff; 512])?,
+            204 => write!(stream, "HTTP/1.1 204 No Content\r\n{more}\r\n")?,
+            _ => write!(stream, "HTTP/1.1 {status} Made\r\n{more}Content-Length: 0\r\n\r\n")?,
+        }
+    }
+}
