@@ -142,8 +142,9 @@ fn binary_keys() -> BTreeSet<String> {
 
 /// Returns the rows of the page on the configuration and of that on alerts, by key.
 fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
-    let page =
-        ["configuration.md", "alerts.md"].map(|name| fs::read_to_string(handbook().join(name)).unwrap()).concat();
+    let page = ["configuration.md", "alerts.md", "remote-write.md"]
+        .map(|name| fs::read_to_string(handbook().join(name)).unwrap())
+        .concat();
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let rows = prose(&page).filter(|line| line.starts_with("| `")).map(cells).filter(|cells| cells.len() == 4);
     let row = |cells: Vec<String>| {

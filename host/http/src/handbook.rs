@@ -15,9 +15,9 @@ macro_rules! pages {
 }
 
 /// All pages, in reading order.
-pub const PAGES: [HandbookPage; 28] = pages! {
+pub const PAGES: [HandbookPage; 29] = pages! {
     "getting-started" "dashboard" "plugins" "granting" "running-plugins" "procfs" "scrape" "probe" "containers"
-    "instances" "history" "streams" "snapshot" "series" "promql" "alerts" "prometheus" "api" "configuration" "commands" "operating" "security" "fair-shares" "tracing" "embedding"
+    "instances" "history" "streams" "snapshot" "series" "promql" "alerts" "remote-write" "prometheus" "api" "configuration" "commands" "operating" "security" "fair-shares" "tracing" "embedding"
     "troubleshooting" "glossary" "contributing"
 };
 

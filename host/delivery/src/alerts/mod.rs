@@ -68,14 +68,17 @@ impl AlertDelivery {
         let stopping = watch::Sender::new(false);
         for config in &options.webhooks {
             let (engine, config, data) = (engine.clone(), config.clone(), data_dir.map(Path::to_owned));
-            let stopping = stopping.subscribe();
+            let mut stopping = stopping.subscribe();
             webhooks.spawn(async move {
                 let name = config.name();
                 let shared = engine.clone();
                 let made = move || Webhook::new(engine, config, data.as_deref());
                 match tokio::task::spawn_blocking(made).await {
                     Ok(Ok(webhook)) => webhook.run(stopping).await,
-                    Ok(Err(error)) => fails_always(&shared, &name, &error).await,
+                    Ok(Err(error)) => tokio::select! {
+                        () = fails_always(&shared, &name, &error) => {}
+                        _ = stopping.wait_for(|&stopping| stopping) => {}
+                    },
                     Err(_) => {}
                 }
             });

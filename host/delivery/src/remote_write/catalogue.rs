@@ -105,6 +105,11 @@ impl Catalogue {
         self.tail.samples_in(window).saturating_add(self.gone.len())
     }
 
+    /// Returns where a window had best end that is to end at `until_ms` or before.
+    pub(super) fn block_start(&self, until_ms: i64) -> i64 {
+        self.tail.block_start(until_ms)
+    }
+
     /// Passes the samples of some parts of a window to `visit`, with the number of their part. May read files.
     pub(super) fn read(
         &mut self,

@@ -27,7 +27,7 @@ use cursor::Cursor;
 use dropsonde_engine::Engine;
 use dropsonde_model::text;
 use options::{RemoteWriteConfig, Version};
-use outbox::{Outbox, Plan, ReadyPart};
+use outbox::{Outbox, PARTS_AT_ONCE, Plan, ReadyPart};
 use sender::{Outcome, Sender};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -198,8 +198,8 @@ impl RemoteWrite {
                         WindowEnd::Again => self.outbox(|outbox| outbox.rewind()).await?,
                         WindowEnd::Sent { samples, bytes } => {
                             self.with_cursor(|cursor| cursor.end(window.end))?;
-                            self.outbox(move |outbox| outbox.sent(samples)).await?;
                             self.pace(&window, bytes, began).await;
+                            self.outbox(move |outbox| outbox.sent(&window, samples)).await?;
                         }
                     }
                 }
@@ -215,13 +215,11 @@ impl RemoteWrite {
 
     /// Sends the parts of a window that the server has not taken yet.
     async fn send(&self, window: &Range<i64>, parts: usize) -> Result<WindowEnd> {
-        let own = window.clone();
-        let at_once = self.outbox(move |outbox| outbox.parts_at_once(&own, parts)).await?;
         let (mut sending, mut samples, mut bytes) = (JoinSet::new(), 0, 0);
         let mut end = None;
-        for first in (0..parts).step_by(at_once) {
+        for first in (0..parts).step_by(PARTS_AT_ONCE) {
             let (own, cursor) = (window.clone(), self.cursor.clone());
-            let some = first..first.saturating_add(at_once).min(parts);
+            let some = first..first.saturating_add(PARTS_AT_ONCE).min(parts);
             let wanted = some.clone();
             let made = self.outbox(move |outbox| {
                 let has = |part: usize| cursor.lock().unwrap_or_else(PoisonError::into_inner).has(part);
@@ -247,7 +245,7 @@ impl RemoteWrite {
                 });
             }
             // The next parts are made while these are sent, but not without bound.
-            while sending.len() > at_once.max(self.config.shards) {
+            while sending.len() > PARTS_AT_ONCE.max(self.config.shards) {
                 end = self.joined(&mut sending).await?.or(end);
             }
         }

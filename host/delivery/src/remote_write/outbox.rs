@@ -12,21 +12,24 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The most samples of a window, about.
-const WINDOW_SAMPLES: usize = 400_000;
-
-/// The most bytes of the requests that are made at a time, before they are compressed.
-const MADE_AT_ONCE: usize = 16 << 20;
+/// The most samples of a window, about. They are not in memory at the same time.
+const WINDOW_SAMPLES: usize = 20_000_000;
 
 /// The most bytes of a request, before it is compressed.
 const REQUEST_BYTES: usize = 2 << 20;
+
+/// The parts of a window that are made at a time: their requests are in memory together.
+pub(super) const PARTS_AT_ONCE: usize = 8;
+
+/// Windows up to this length have about as many samples as the one before.
+const SHORT_MS: i64 = 10_000;
 
 /// Bytes of a sample, and about those of the labels of a series.
 const SAMPLE_BYTES: usize = 18;
 const LABELS_BYTES: usize = 250;
 
 /// An instance has about so many series in one part of a window.
-const SERIES_OF_INSTANCE: i64 = 32;
+const SERIES_OF_INSTANCE: i64 = 16;
 
 /// The longest window that is tried, where there are no samples.
 const LONGEST_WINDOW_MS: i64 = 30 * 86_400_000;
@@ -65,13 +68,15 @@ pub(super) struct Outbox {
     pub(super) max_samples: usize,
     /// The longest window that is tried next; longer where there are no samples.
     reach_ms: i64,
+    /// By the last window.
+    samples_per_ms: f64,
 }
 
 impl Outbox {
     pub(super) fn new(engine: Arc<Engine>, config: RemoteWriteConfig) -> anyhow::Result<Self> {
         let relabeling = Relabeling::new(&config.relabel)?;
         let (version, max_samples) = (config.version, config.max_samples);
-        Ok(Self { engine, config, relabeling, catalogue: None, version, max_samples, reach_ms: 0 })
+        Ok(Self { engine, config, relabeling, catalogue: None, version, max_samples, reach_ms: 0, samples_per_ms: 0.0 })
     }
 
     /// Forgets what was read: the next plan begins at another place, or at the same place again.
@@ -105,6 +110,11 @@ impl Outbox {
         let reach_ms = self.reach_ms.max(usual_ms).clamp(1000, LONGEST_WINDOW_MS);
         self.reach_ms = reach_ms;
         let mut window = from_ms..complete_ms.min(from_ms.saturating_add(reach_ms));
+        if window.end == complete_ms && window.end - from_ms <= SHORT_MS {
+            // To count them would cost as much as to read them.
+            let samples = (self.samples_per_ms * (window.end - from_ms) as f64) as usize;
+            return Plan::Send(window, self.parts(samples));
+        }
         let catalogue = self.refresh(from_ms);
         let mut samples = catalogue.samples_in(&window);
         while samples > WINDOW_SAMPLES && window.end - from_ms > 1000 {
@@ -113,10 +123,21 @@ impl Outbox {
             window.end = from_ms + shorter_ms.max(1000);
             samples = catalogue.samples_in(&window);
         }
-        let bytes = bytes(samples, catalogue.len());
+        let block_start = catalogue.block_start(window.end);
+        if window.end < complete_ms && block_start > from_ms {
+            window.end = block_start;
+            samples = catalogue.samples_in(&window);
+        }
+        Plan::Send(window, self.parts(samples))
+    }
+
+    /// Returns into how many parts a window with some samples is divided.
+    fn parts(&self, samples: usize) -> usize {
+        let series = self.catalogue.as_ref().map_or(0, Catalogue::len);
+        let bytes = bytes(samples, series);
         // Not quite full, because the parts are not all of the same size.
         let parts = (samples * 5 / 4).div_ceil(self.max_samples).max(bytes.div_ceil(REQUEST_BYTES * 3 / 4));
-        Plan::Send(window, parts.clamp(1, MOST_PARTS))
+        parts.clamp(1, MOST_PARTS)
     }
 
     /// Lists the series anew if there are others by now.
@@ -124,7 +145,10 @@ impl Outbox {
         let make = || Catalogue::new(&self.engine, &self.relabeling, &self.config.external_labels, from_ms);
         let catalogue = match self.catalogue.take() {
             Some(known) if !known.is_old(&self.engine) => known,
-            Some(old) => make().follows(old),
+            Some(old) => {
+                tracing::debug!(series = old.len(), "lists series anew, because some came or went");
+                make().follows(old)
+            }
             None => make(),
         };
         let catalogue = self.catalogue.insert(catalogue);
@@ -132,13 +156,6 @@ impl Outbox {
             catalogue.read_metadata(&self.engine);
         }
         catalogue
-    }
-
-    /// Returns how many parts of a window are made at a time.
-    pub(super) fn parts_at_once(&self, window: &Range<i64>, parts: usize) -> usize {
-        let Some(catalogue) = &self.catalogue else { return parts };
-        let bytes = bytes(catalogue.samples_in(window), catalogue.len()).max(1);
-        (parts.saturating_mul(MADE_AT_ONCE) / bytes).clamp(1, parts)
     }
 
     /// Makes the requests of the wanted parts of a window, which has `parts` of them. May read files.
@@ -169,8 +186,9 @@ impl Outbox {
         Ok(made?)
     }
 
-    /// Notes how many samples the last window had.
-    pub(super) fn sent(&mut self, samples: usize) {
+    /// Notes how many samples a window had.
+    pub(super) fn sent(&mut self, window: &Range<i64>, samples: usize) {
+        self.samples_per_ms = samples as f64 / window.end.saturating_sub(window.start).max(1) as f64;
         self.reach_ms = if samples == 0 { self.reach_ms.saturating_mul(2) } else { 0 };
     }
 }

@@ -3,6 +3,7 @@
 //! need not be copied first.
 
 use super::options::Version;
+use bytes::BufMut as _;
 use dropsonde_engine::series::Metadata;
 use dropsonde_model::{Labels, MetricType};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -14,6 +15,9 @@ const KEY: usize = 1;
 
 /// A double with its key.
 const DOUBLE: usize = KEY + 8;
+
+/// The longest sample with its key and its length: a time has at most ten bytes.
+const LONGEST_SAMPLE: usize = KEY + 1 + DOUBLE + KEY + 10;
 
 const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
 
@@ -59,13 +63,19 @@ impl RequestBuilder {
             None => add_v1(&mut self.series, series.labels, samples),
             Some(symbols) => symbols.add(&mut self.series, series, samples),
         }
+        self.series.reserve(samples);
         for (at_ms, value) in at_ms.iter().zip(values) {
-            encode_key(2, WireType::LengthDelimited, &mut self.series);
-            encode_varint(sample_len(*at_ms) as u64, &mut self.series);
-            encode_key(1, WireType::SixtyFourBit, &mut self.series);
-            self.series.extend(value.to_le_bytes());
-            encode_key(2, WireType::Varint, &mut self.series);
-            encode_varint(*at_ms as u64, &mut self.series);
+            // Written to its place in one piece: nearly all bytes of a request are samples.
+            let mut sample = [0; LONGEST_SAMPLE];
+            let mut rest = &mut sample[..];
+            encode_key(2, WireType::LengthDelimited, &mut rest);
+            encode_varint(sample_len(*at_ms) as u64, &mut rest);
+            encode_key(1, WireType::SixtyFourBit, &mut rest);
+            rest.put_f64_le(*value);
+            encode_key(2, WireType::Varint, &mut rest);
+            encode_varint(*at_ms as u64, &mut rest);
+            let len = LONGEST_SAMPLE - rest.len();
+            self.series.extend_from_slice(sample.get(..len).unwrap_or_default());
         }
     }
 

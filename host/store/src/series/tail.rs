@@ -2,7 +2,7 @@
 
 use super::selection::{STALE, SeriesColumn};
 use crate::frame::{LONGEST_PACE_MS, Readings, STALE_INTERVALS};
-use crate::{Frame, Windows};
+use crate::{Frame, Windows, ladder};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -97,6 +97,13 @@ impl SeriesTail {
             rows.sum::<usize>().saturating_mul(piece.series.len())
         };
         self.pieces.iter().map(of_piece).sum()
+    }
+
+    /// Returns the start of the last block that begins at `until_ms` or before, for the shortest blocks. Windows that end
+    /// there unpack no block twice.
+    pub fn block_start(&self, until_ms: i64) -> i64 {
+        let spans = self.pieces.iter().flat_map(|piece| &piece.frames).map(|frame| frame.layout().block_ms);
+        spans.min().map_or(until_ms, |block_ms| ladder::floor(until_ms, block_ms))
     }
 
     /// Reads the samples of the wanted series in the next window. Call it again for the same window until each series
