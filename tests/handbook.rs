@@ -129,7 +129,7 @@ fn binary_keys() -> BTreeSet<String> {
             continue;
         };
         sections.extend(below.into_iter().map(|key| match (&*section, &*key) {
-            ("", "instances" | "alerts") | ("alerting", "webhooks") => {
+            ("", "instances" | "alerts" | "remote_write") | ("alerting", "webhooks") => {
                 format!("{section}.{key}[]").trim_start_matches('.').to_owned()
             }
             ("", "plugins") => "plugins.NAME".to_owned(),
@@ -236,6 +236,8 @@ fn the_configuration_page_marks_exactly_the_keys_that_need_a_restart() {
         "'info'",
         "'slack'",
         "[{ days = ['sat'] }]",
+        "[{ action = 'labeldrop' }]",
+        "'2.0'",
     ];
     let before = Config::default();
     for (key, ConfigurationRow { takes_restart, .. }) in documented_keys() {

@@ -1,7 +1,10 @@
 //! Samples that are sent to other servers: to a strict one of the tests' own, and to real ones.
 
-use crate::harness::{Host, Measured, Prometheus, ReceiverState, Server, StrictReceiver, wait_until};
+use crate::harness::{
+    Host, Measured, Prometheus, ReceiverState, Server, SettableWallClock, StrictReceiver, dropsonde, run, wait_until,
+};
 use std::fs;
+use std::process::Stdio;
 
 /// Starts a host that scrapes and sends what it has. `more` are further keys of the server.
 fn host(measured: &Measured, receiver: &StrictReceiver, more: &str) -> Host {
@@ -224,4 +227,88 @@ fn victoria_metrics_and_prometheus_have_the_samples_of_history() {
         let expected: Vec<_> = kept.iter().filter(|(at_ms, _)| *at_ms >= first).copied().collect();
         assert_eq!(got[..expected.len()], expected, "{name}");
     }
+}
+
+/// Runs `store send` on a host's history. Returns the exit code and both outputs.
+fn store_send(host: &Host, arguments: &[&str]) -> (i32, String, String) {
+    let (data, config) = (host.folder().join("data"), host.folder().join("dropsonde.toml"));
+    let mut command = dropsonde();
+    command.args(["store", "send", "--data"]).arg(data).arg("--config").arg(config).args(arguments);
+    run(&mut command)
+}
+
+#[test]
+fn history_in_files_is_sent_once_also_beside_a_running_host() {
+    let (measured, receiver) = (Measured::start(COUNTER), StrictReceiver::start());
+    let host = Host::start(&measured.config(), &[]);
+    host.until("/metrics", |_| history(&host, "hits_total").len() >= 20);
+    let only = ["--to", &receiver.url(), "--match", "{__name__=~\"hits_total|up\"}"];
+    let (code, out, errors) = store_send(&host, &only);
+    assert_eq!(code, 0, "{out}{errors}");
+    let state = receiver.until("there are no samples", |state| has(state, &HITS, 10));
+    assert_complete(&host, &state, "hits_total", &HITS);
+    assert!(state.series.keys().all(|labels| labels.contains("hits_total") || labels.contains("\"up\"")));
+    let count = state.series.values().map(Vec::len).sum::<usize>();
+    assert!(out.starts_with(&format!("sent {count} samples in ")), "{out}");
+}
+
+#[test]
+fn history_that_could_not_be_sent_is_sent_by_the_same_command() {
+    let (measured, receiver) = (Measured::start(COUNTER), StrictReceiver::start());
+    let host = Host::start(&measured.config(), &[]);
+    host.until("/metrics", |_| history(&host, "hits_total").len() >= 20);
+    let expected = history(&host, "hits_total");
+    let host = host.kill();
+    receiver.answer(503, "");
+    let url = receiver.url();
+    let mut command = dropsonde();
+    command.args(["store", "send", "--to", &url, "--data"]).arg(host.folder().join("data"));
+    let mut sending = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    receiver.until("it does not ask", |state| state.requests >= 2);
+    sending.kill().unwrap();
+    sending.wait().unwrap();
+    receiver.accept();
+    let (code, out, errors) = store_send(&host, &["--to", &url]);
+    assert_eq!(code, 0, "{out}{errors}");
+    let got = receiver.state().values(&HITS);
+    // The rows of the last second were not on disk yet.
+    assert!(got.len() + 10 >= expected.len(), "{got:?}");
+    assert!(got.iter().zip(&expected).all(|(got, expected)| got == expected), "{got:?} {expected:?}");
+    let (code, out, _) = store_send(&host, &["--to", &url]);
+    assert!(code == 0 && out.contains("everything was sent before; --again sends it again"), "{out}");
+    let (code, ..) = store_send(&host, &["--to", &url, "--again"]);
+    let state = receiver.state();
+    assert_eq!((code, state.again, state.broken.len()), (0, state.series.values().map(Vec::len).sum(), 0));
+    drop(state);
+    for (arguments, said) in [
+        (vec!["--to", "h:9"], "--to h:9: url must be a URL"),
+        (vec!["--to", &url, "--since", "soon"], "--since: \"soon\" is no time"),
+        (vec!["--to", &url, "--match", "{"], "--match \"{\" is no selector"),
+        (vec!["--to", &url, "--match", "nothing"], "no series in"),
+    ] {
+        let (code, _, errors) = store_send(&host, &arguments);
+        assert!(code == 1 && errors.contains(said), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_ahead_and_back_puts_nothing_into_another_order() {
+    let clock = SettableWallClock::at_real_time();
+    let (measured, receiver) = (Measured::start(COUNTER), StrictReceiver::start());
+    let host = Host::start_as(clock.dropsonde(), &config(&measured, &receiver.url(), ""), &[]);
+    receiver.until("there are no samples", |state| has(state, &HITS, 3));
+    // A server refuses what is far in the future.
+    clock.set(2 * 3_600_000);
+    let dropped = "dropsonde_remote_samples_dropped_total{destination=\"far\",reason=\"400\"}";
+    host.until("/metrics", |metrics| metrics.body.contains(dropped));
+    clock.set(0);
+    let count = receiver.state().values(&HITS).len();
+    receiver.until("it does not go on", |state| has(state, &HITS, count + 3));
+    host.until_logged("samples are sent from its time on");
+    // Nothing is sent until a clock that was set back by little has caught up.
+    clock.set(-20_000);
+    host.until_logged("direction=\"back\"");
+    clock.set(2_000);
+    let count = receiver.state().values(&HITS).len();
+    receiver.until("it does not go on", |state| has(state, &HITS, count + 3));
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The value that marks the end of a series, as bits.
 const STALE: u64 = 0x7ff0_0000_0000_0002;
@@ -228,6 +229,11 @@ impl ReceiverState {
             let pairs = |labels: Vec<Label>| labels.into_iter().map(|label| (label.name, label.value)).collect();
             request.timeseries.into_iter().map(|series| (pairs(series.labels), series.samples)).collect()
         };
+        let latest_ms = series.iter().flat_map(|(_, samples)| samples).map(|sample| sample.timestamp).max();
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+        if latest_ms.is_some_and(|latest_ms| latest_ms > now_ms + 600_000) {
+            return Err(400);
+        }
         let mut count = 0;
         for (labels, samples) in series {
             count += samples.len();

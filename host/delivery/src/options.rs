@@ -2,6 +2,7 @@
 
 pub use crate::access::AccessConfig;
 pub use crate::alerts::options::{AlertingOptions, AlertmanagerConfig, Day, Format, MuteConfig, WebhookConfig};
+pub use crate::remote_write::options::check as check_remotes;
 pub use crate::remote_write::options::{Action, RelabelConfig, RemoteWriteConfig, Since, Version};
 
 use dropsonde_model::InvalidValue;

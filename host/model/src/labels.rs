@@ -21,6 +21,9 @@ pub const NAME: &str = "__name__";
 /// characters do.
 const END: char = '\0';
 
+/// What stands for an [`END`] in a text.
+const REPLACEMENT: &str = "\u{fffd}";
+
 /// The rule for label keys, as error messages quote it.
 pub const RULE: &str =
     "a label key is [a-zA-Z_][a-zA-Z0-9_]*, not id, sampler, plugin, instance, job or le, and does not begin with `__`";
@@ -160,14 +163,21 @@ impl Labels {
 impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
     fn from_iter<T: IntoIterator<Item = (K, V)>>(pairs: T) -> Self {
         let given: Vec<(K, V)> = pairs.into_iter().collect();
-        let sorted: BTreeMap<&str, &str> = given.iter().map(|(key, value)| (key.as_ref(), value.as_ref())).collect();
+        let mut sorted: Vec<(&str, &str)> = given.iter().map(|(key, value)| (key.as_ref(), value.as_ref())).collect();
+        // The order of those with the same key stays, so the last of them comes last.
+        sorted.sort_by_key(|(key, _)| *key);
         if sorted.is_empty() {
             return Self::new();
         }
         let mut text = String::with_capacity(sorted.iter().map(|(key, value)| key.len() + value.len() + 2).sum());
-        for word in sorted.into_iter().flat_map(|(key, value)| [key, value]) {
-            text.extend(word.chars().map(|c| if c == END { char::REPLACEMENT_CHARACTER } else { c }));
-            text.push(END);
+        for of_key in sorted.chunk_by(|(a, _), (b, _)| a == b) {
+            for word in of_key.last().into_iter().flat_map(|(key, value)| [key, value]) {
+                match word.contains(END) {
+                    true => text.push_str(&word.replace(END, REPLACEMENT)),
+                    false => text.push_str(word),
+                }
+                text.push(END);
+            }
         }
         Self(Some(text.into()))
     }

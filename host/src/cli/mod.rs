@@ -14,7 +14,7 @@ mod rules;
 mod serve;
 mod store;
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, Size};
 use crate::host::compile_if_told;
 use crate::tracing::{self, LogFormat, LogOptions};
 use anyhow::Context as _;
@@ -175,6 +175,43 @@ enum StoreCommand {
     ///
     /// Example: dropsonde store export --instance host --since 2026-11-21T00:00:00Z > host.csv
     Export(ExportArgs),
+    /// Send history to another server by remote write; the same command goes on where it was stopped
+    ///
+    /// Examples:
+    ///   dropsonde store send --to http://victoria:8428/api/v1/write --since 7d
+    ///   dropsonde store send --config dropsonde.toml --to far --match '{id=~"web-.*"}'
+    #[command(verbatim_doc_comment)]
+    Send(SendArgs),
+}
+
+#[derive(Debug, Args)]
+struct SendArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// URL to send to, or the name of a server of [[remote_write]] in --config
+    #[arg(long, value_name = "URL|NAME")]
+    to: String,
+    /// Send samples from this time on: a span before now such as 7d, or RFC 3339 [default: all]
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Send samples before this time: RFC 3339 or Unix seconds [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    until: Option<i64>,
+    /// Send series that one of these selectors selects; repeatable [default: all]
+    #[arg(long = "match", value_name = "SELECTOR")]
+    matches: Vec<String>,
+    /// A further header of requests; repeatable
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// File with a bearer token
+    #[arg(long, value_name = "FILE")]
+    bearer_token_file: Option<PathBuf>,
+    /// The most bytes per second, such as 1MiB [default: 16MiB]
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<Size>,
+    /// Send also what was sent before
+    #[arg(long)]
+    again: bool,
 }
 
 #[derive(Debug, Args)]
@@ -381,11 +418,7 @@ pub fn main() -> ExitCode {
         match command {
             Command::Serve(args) => serve::serve(args, &log, out).await,
             Command::Plugin(command) => command.execute(out).await,
-            Command::Store(command) => tokio::task::block_in_place(|| match command {
-                StoreCommand::Stats(args) => store::stats(&args, out),
-                StoreCommand::Verify(args) => store::verify(&args, out),
-                StoreCommand::Export(args) => store::export(args, out),
-            }),
+            Command::Store(command) => store::execute(command, out).await,
             Command::Instances(args) => query::instances(args, out).await,
             Command::Latest(args) => query::latest(args, out).await,
             Command::Range(args) => query::range(args, out).await,

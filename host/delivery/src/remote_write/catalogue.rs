@@ -1,8 +1,8 @@
 //! The series that a server gets, with their labels, and their samples window by window.
 
+use super::history::History;
 use super::relabel::Relabeling;
-use dropsonde_engine::Engine;
-use dropsonde_engine::series::{Metadata, SeriesState, exported, metadata};
+use dropsonde_engine::series::{Metadata, SeriesState};
 use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
 use dropsonde_store::{FoundSeries, STALE, SeriesTail};
@@ -20,7 +20,8 @@ const METADATA_READ: Duration = Duration::from_secs(60);
 /// The series that a server gets, at some time.
 #[derive(Debug)]
 pub(super) struct Catalogue {
-    state: SeriesState,
+    /// None: it never changes.
+    state: Option<SeriesState>,
     series: Vec<CatalogueSeries>,
     tail: SeriesTail,
     /// The labels of series that are gone, whose end the server does not know yet.
@@ -43,20 +44,20 @@ pub(super) struct CatalogueSeries {
 impl Catalogue {
     /// Lists the series that are sent, and goes on with their samples at a time. May read files.
     pub(super) fn new(
-        engine: &Engine,
+        history: &dyn History,
         relabeling: &Relabeling,
         external: &BTreeMap<String, String>,
         from_ms: i64,
     ) -> Self {
         // First, so that a change meanwhile is noticed.
-        let state = SeriesState::now(engine);
+        let state = history.state();
         let mut seen: HashSet<Labels> = HashSet::new();
         let (mut series, mut columns) = (Vec::new(), Vec::new());
         let mut interval_ms = i64::MAX;
-        for found in exported(engine) {
+        for found in history.series() {
             let Some(labels) = relabeling.apply(&found.labels, external) else { continue };
-            // Rules can give several series the same labels: a server takes one.
-            if !seen.insert(labels.clone()) {
+            // A server takes one of several series with the same labels.
+            if relabeling.can_merge() && !seen.insert(labels.clone()) {
                 continue;
             }
             let shortest_ms = found.columns.iter().map(|column| column.frame.interval_ms()).min();
@@ -71,8 +72,8 @@ impl Catalogue {
     }
 
     /// Returns whether there are other series by now.
-    pub(super) fn is_old(&self, engine: &Engine) -> bool {
-        self.state != SeriesState::now(engine)
+    pub(super) fn is_old(&self, history: &dyn History) -> bool {
+        self.state != history.state()
     }
 
     /// Takes the place of an earlier one: series that were alive there and are gone end.
@@ -86,9 +87,9 @@ impl Catalogue {
     }
 
     /// Reads what is known of metrics, unless it was read lately.
-    pub(super) fn read_metadata(&mut self, engine: &Engine) {
+    pub(super) fn read_metadata(&mut self, history: &dyn History) {
         if self.metadata_read.is_none_or(|read| read.elapsed() >= METADATA_READ) {
-            (self.metadata, self.metadata_read) = (metadata(engine), Some(Instant::now()));
+            (self.metadata, self.metadata_read) = (history.metadata(), Some(Instant::now()));
         }
     }
 

@@ -5,9 +5,10 @@
 //! a crash while it is written leaves the state before.
 
 use anyhow::{Context as _, Result};
-use std::fs::{self, File};
+use dropsonde_sandbox::replace::{PRIVATE, make_inside};
+use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Bytes of each of the two places.
@@ -47,9 +48,15 @@ impl Cursor {
         let mut cursor = Self { file: None, state, number: 0 };
         let Some(path) = path else { return Ok(cursor) };
         let cannot = || format!("cannot open {}", path.display());
-        path.parent().map_or(Ok(()), fs::create_dir_all).with_context(cannot)?;
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(cannot)?;
+        path.parent().map_or(Ok(()), make_inside).with_context(cannot)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE)
+            .open(path)
+            .with_context(cannot)?;
         let is_new = file.metadata().with_context(cannot)?.len() == 0;
         let places = (0..2_u64).filter_map(|nth| {
             let mut bytes = vec![0; PLACE];
@@ -150,6 +157,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_cursor_goes_on_where_it_was() {

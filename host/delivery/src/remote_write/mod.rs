@@ -8,14 +8,16 @@
 //! ```
 //!
 //! * [`options`]: the servers. `relabel`: changes labels and chooses series.
-//! * `cursor`: the durable place in history. `catalogue`: the series and their samples. `outbox`: divides them into
-//!   requests; `request`: one of them. `sender`: sends them.
+//! * `history`: that of a running host, or that in files. `cursor`: the durable place in it. `catalogue`: the series and their samples. `outbox`: divides them into
+//!   requests; `request`: one of them. `sender`: sends them. `feedback`: tells people how it goes.
 //!
 //! Windows are sent one after the other, and all samples of a series in one window are in one part of it. So a server
 //! gets the samples of a series in the order of their time, although several requests are under way.
 
 mod catalogue;
 mod cursor;
+mod feedback;
+mod history;
 pub(crate) mod options;
 mod outbox;
 mod relabel;
@@ -26,9 +28,14 @@ use anyhow::{Context as _, Result};
 use cursor::Cursor;
 use dropsonde_engine::Engine;
 use dropsonde_model::text;
+use dropsonde_store::FoundSeries;
+use feedback::HostFeedback;
+pub use feedback::{Feedback, as_text};
+use history::{History, KeptHistory, LiveHistory};
 use options::{RemoteWriteConfig, Version};
 use outbox::{Outbox, PARTS_AT_ONCE, Plan, ReadyPart};
 use sender::{Outcome, Sender};
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -57,14 +64,15 @@ pub(crate) struct RemoteWrites(BTreeMap<String, (RemoteWriteConfig, JoinSet<()>)
 /// One server that gets samples.
 #[derive(Debug)]
 struct RemoteWrite {
-    engine: Arc<Engine>,
+    history: Arc<dyn History>,
+    feedback: Arc<dyn Feedback>,
     config: RemoteWriteConfig,
     name: String,
     cursor: Arc<Mutex<Cursor>>,
     outbox: Arc<Mutex<Outbox>>,
     sender: Arc<Sender>,
     permits: Arc<Semaphore>,
-    progress: Arc<Progress>,
+    progress: Progress,
 }
 
 /// How far a server is.
@@ -124,49 +132,82 @@ impl RemoteWrites {
 
 /// Sends to one server for ever.
 async fn follow(engine: Arc<Engine>, config: RemoteWriteConfig, file: Option<PathBuf>) {
+    let name = config.name();
+    let feedback = Arc::new(HostFeedback::new(engine.clone(), name.clone()));
     loop {
-        let (shared, own, file) = (engine.clone(), config.clone(), file.clone());
-        let opened = spawn_blocking(move || RemoteWrite::open(shared, own, file.as_deref())).await;
-        match opened {
-            Ok(Ok(remote)) => remote.run().await,
-            Ok(Err(error)) => {
-                engine.remotes.fails(&config.name(), &text::error(&*error), engine.clock.now_ms());
-            }
-            Err(_) => tracing::error!(destination = config.name(), "what sends samples panicked; it begins again"),
+        let (history, feedback) = (Arc::new(LiveHistory(engine.clone())), feedback.clone());
+        let (own, file) = (config.clone(), file.clone());
+        let opened = spawn_blocking(move || RemoteWrite::open(history, feedback, own, file.as_deref())).await;
+        let ended = match opened {
+            Ok(Ok(remote)) => tokio::select! {
+                ended = remote.run() => ended,
+                () = remote.show_lag(&engine) => Ok(()),
+            },
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = ended {
+            engine.remotes.fails(&name, &text::error(&*error), engine.clock.now_ms());
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
+/// History in files that is sent to a server.
+#[derive(Debug)]
+pub struct KeptSeries {
+    pub series: Vec<FoundSeries>,
+    /// The times of the samples to send.
+    pub window: Range<i64>,
+}
+
+/// Sends history in files to a server. `cursor`: the file in which its progress is kept, so that another call goes on
+/// where this one ends.
+pub async fn send_kept(
+    kept: KeptSeries,
+    config: RemoteWriteConfig,
+    cursor: PathBuf,
+    now_ms: i64,
+    feedback: Arc<dyn Feedback>,
+) -> Result<()> {
+    let KeptSeries { series, window } = kept;
+    let history = Arc::new(KeptHistory { series, window, now_ms });
+    let opened = spawn_blocking(move || RemoteWrite::open(history, feedback, config, Some(&cursor))).await;
+    opened.context("opening history panicked")??.send_complete().await
+}
+
 impl RemoteWrite {
-    fn open(engine: Arc<Engine>, config: RemoteWriteConfig, file: Option<&Path>) -> Result<Self> {
-        let cursor = Cursor::open(file, config.since.ms(engine.clock.now_ms()))?;
+    fn open(
+        history: Arc<dyn History>,
+        feedback: Arc<dyn Feedback>,
+        config: RemoteWriteConfig,
+        file: Option<&Path>,
+    ) -> Result<Self> {
+        let cursor = Cursor::open(file, config.since.ms_before(history.now_ms()))?;
         let progress = Progress { sent_before_ms: cursor.sent_before_ms().into(), bytes_per_second: 0.into() };
         Ok(Self {
             name: config.name(),
-            outbox: Arc::new(Mutex::new(Outbox::new(engine.clone(), config.clone())?)),
-            sender: Arc::new(Sender::new(engine.clone(), config.clone())?),
+            outbox: Arc::new(Mutex::new(Outbox::new(history.clone(), config.clone())?)),
+            sender: Arc::new(Sender::new(config.clone(), feedback.clone())?),
             permits: Arc::new(Semaphore::new(config.shards)),
             cursor: Arc::new(Mutex::new(cursor)),
-            progress: Arc::new(progress),
-            engine,
+            progress,
+            history,
+            feedback,
             config,
         })
     }
 
-    /// Sends until something of this host's own fails.
-    async fn run(self) {
-        tokio::select! {
-            result = self.send_windows() => {
-                if let Err(error) = result {
-                    self.engine.remotes.fails(&self.name, &text::error(&*error), self.engine.clock.now_ms());
-                }
-            }
-            () = self.watch_lag() => {}
+    /// Sends what is new, again and again, until something of this host's own fails.
+    async fn run(&self) -> Result<()> {
+        loop {
+            self.send_complete().await?;
+            tokio::time::sleep(self.config.interval.get()).await;
         }
     }
 
-    async fn send_windows(&self) -> Result<()> {
+    /// Sends all of history that is complete.
+    async fn send_complete(&self) -> Result<()> {
         loop {
             let (from_ms, under_way) = self.with_cursor(|cursor| {
                 let (window, parts) = cursor.window();
@@ -176,7 +217,7 @@ impl RemoteWrite {
             let is_under_way = under_way.is_some();
             let plan = self.outbox(move |outbox| outbox.plan(from_ms, under_way)).await?;
             match plan {
-                Plan::Wait => tokio::time::sleep(self.config.interval.get()).await,
+                Plan::Wait => return Ok(()),
                 Plan::SetBack(now_ms) => {
                     tracing::warn!(
                         destination = self.name,
@@ -185,8 +226,7 @@ impl RemoteWrite {
                     self.begin_at(now_ms).await?;
                 }
                 Plan::Expired(kept_ms) => {
-                    let lost = kept_ms.saturating_sub(from_ms) as f64 / 1000.0;
-                    self.engine.metrics.remotes.expired_seconds.with_label_values(&[&self.name]).inc_by(lost);
+                    self.feedback.expired(kept_ms.saturating_sub(from_ms));
                     self.begin_at(kept_ms).await?;
                 }
                 Plan::Send(window, parts) => {
@@ -198,6 +238,7 @@ impl RemoteWrite {
                         WindowEnd::Again => self.outbox(|outbox| outbox.rewind()).await?,
                         WindowEnd::Sent { samples, bytes } => {
                             self.with_cursor(|cursor| cursor.end(window.end))?;
+                            self.feedback.sent_before(window.end);
                             self.pace(&window, bytes, began).await;
                             self.outbox(move |outbox| outbox.sent(&window, samples)).await?;
                         }
@@ -285,25 +326,9 @@ impl RemoteWrite {
     async fn pace(&self, window: &Range<i64>, bytes: usize, began: Instant) {
         let span_ms = window.end.saturating_sub(window.start).max(1) as u64;
         self.progress.bytes_per_second.store((bytes as u64).saturating_mul(1000) / span_ms, Ordering::Relaxed);
-        if self.engine.clock.now_ms().saturating_sub(window.end) > CATCHES_UP_MS {
+        if self.history.now_ms().saturating_sub(window.end) > CATCHES_UP_MS {
             let least = Duration::from_secs_f64(bytes as f64 / self.config.catch_up_rate.get() as f64);
             tokio::time::sleep(least.saturating_sub(began.elapsed())).await;
-        }
-    }
-
-    /// Shows how far the server is behind, for ever.
-    async fn watch_lag(&self) {
-        loop {
-            let sent_ms = self.progress.sent_before_ms.load(Ordering::Relaxed);
-            let lag_ms = self.engine.clock.now_ms().saturating_sub(sent_ms).max(0);
-            let metrics = &self.engine.metrics.remotes;
-            let lag = lag_ms as f64 / 1000.0;
-            metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
-            let bytes = self.progress.bytes_per_second.load(Ordering::Relaxed) as f64 * lag;
-            metrics.lag_bytes.with_label_values(&[&self.name]).set(bytes);
-            let is_late = lag_ms > self.engine.options.load().store.retention.as_ms() / 2;
-            self.engine.remotes.is_behind(&self.name, is_late.then_some(sent_ms));
-            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -316,5 +341,20 @@ impl RemoteWrite {
         let outbox = self.outbox.clone();
         let done = spawn_blocking(move || work(&mut outbox.lock().unwrap_or_else(PoisonError::into_inner)));
         done.await.context("reading samples panicked")
+    }
+
+    /// Shows how far the server is behind, for ever.
+    async fn show_lag(&self, engine: &Engine) {
+        loop {
+            let sent_ms = self.progress.sent_before_ms.load(Ordering::Relaxed);
+            let lag_ms = engine.clock.now_ms().saturating_sub(sent_ms).max(0);
+            let (metrics, lag) = (&engine.metrics.remotes, lag_ms as f64 / 1000.0);
+            metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
+            let bytes = self.progress.bytes_per_second.load(Ordering::Relaxed) as f64 * lag;
+            metrics.lag_bytes.with_label_values(&[&self.name]).set(bytes);
+            let is_late = lag_ms > engine.options.load().store.retention.as_ms() / 2;
+            engine.remotes.is_behind(&self.name, is_late.then_some(sent_ms));
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }

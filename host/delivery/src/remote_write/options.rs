@@ -9,6 +9,7 @@ use regex::Regex;
 use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// `[[remote_write]]`: a server that gets samples.
@@ -53,7 +54,9 @@ pub struct RemoteWriteConfig {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
-    pub timeout: Option<Span>,
+    /// The longest time of a request.
+    #[serde(default = "timeout")]
+    pub timeout: Span,
 }
 
 /// A version of Prometheus' remote write protocol.
@@ -122,6 +125,10 @@ fn interval() -> Span {
     Span::from_secs(1)
 }
 
+fn timeout() -> Span {
+    Span::from_secs(30)
+}
+
 fn shards() -> usize {
     4
 }
@@ -146,22 +153,30 @@ fn first_group() -> String {
     "$1".to_owned()
 }
 
-impl<'de> Deserialize<'de> for Since {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+impl FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         let span = || text.parse().ok().map(Self::Ago);
         let at = || text.parse().ok().map(Self::At);
         let since = if text == "now" { Some(Self::Now) } else { at().or_else(span) };
         since.ok_or_else(|| {
-            serde::de::Error::custom(format!(
+            format!(
                 "{text:?} is no time; write \"now\", a span such as \"7d\", or a date such as \"2026-11-01T00:00:00Z\""
-            ))
+            )
         })
     }
 }
 
+impl<'de> Deserialize<'de> for Since {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl Since {
-    pub(crate) fn ms(self, now_ms: i64) -> i64 {
+    /// Returns it in milliseconds since 1970.
+    pub fn ms_before(self, now_ms: i64) -> i64 {
         match self {
             Self::Now => now_ms,
             Self::Ago(span) => now_ms.saturating_sub(span.as_ms()),
@@ -171,7 +186,7 @@ impl Since {
 }
 
 /// Checks all remotes.
-pub(crate) fn check(remotes: &[RemoteWriteConfig]) -> Result<(), InvalidValue> {
+pub fn check(remotes: &[RemoteWriteConfig]) -> Result<(), InvalidValue> {
     let mut names = BTreeSet::new();
     for (nth, remote) in remotes.iter().enumerate() {
         let key = format!("remote_write[{nth}]");
@@ -248,7 +263,7 @@ impl RemoteWriteConfig {
             ca_file: self.ca_file.clone(),
             cert_file: self.cert_file.clone(),
             key_file: self.key_file.clone(),
-            timeout: Some(self.timeout.unwrap_or(Span::from_secs(30))),
+            timeout: Some(self.timeout),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use super::catalogue::Catalogue;
 use super::cursor::MOST_PARTS;
+use super::history::History;
 use super::options::{RemoteWriteConfig, Version};
 use super::relabel::Relabeling;
 use super::request::{RequestBuilder, SentSeries};
 use super::sender::ReadyRequest;
 use bytes::Bytes;
-use dropsonde_engine::Engine;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub(super) struct ReadyPart {
 /// Makes the requests for one server.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    engine: Arc<Engine>,
+    history: Arc<dyn History>,
     config: RemoteWriteConfig,
     relabeling: Relabeling,
     catalogue: Option<Catalogue>,
@@ -73,10 +73,19 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(engine: Arc<Engine>, config: RemoteWriteConfig) -> anyhow::Result<Self> {
+    pub(super) fn new(history: Arc<dyn History>, config: RemoteWriteConfig) -> anyhow::Result<Self> {
         let relabeling = Relabeling::new(&config.relabel)?;
         let (version, max_samples) = (config.version, config.max_samples);
-        Ok(Self { engine, config, relabeling, catalogue: None, version, max_samples, reach_ms: 0, samples_per_ms: 0.0 })
+        Ok(Self {
+            history,
+            config,
+            relabeling,
+            catalogue: None,
+            version,
+            max_samples,
+            reach_ms: 0,
+            samples_per_ms: 0.0,
+        })
     }
 
     /// Forgets what was read: the next plan begins at another place, or at the same place again.
@@ -87,8 +96,8 @@ impl Outbox {
     /// Plans the next window, which begins at `from_ms`; `under_way`: a window that is not sent completely. May read
     /// files.
     pub(super) fn plan(&mut self, from_ms: i64, under_way: Option<(Range<i64>, usize)>) -> Plan {
-        let complete_ms = self.engine.complete_before_ms();
-        let kept_ms = self.engine.clock.now_ms().saturating_sub(self.engine.options.load().store.retention.as_ms());
+        let complete_ms = self.history.complete_before_ms();
+        let kept_ms = self.history.kept_since_ms();
         if from_ms.saturating_sub(complete_ms) > SET_BACK_MS {
             return Plan::SetBack(complete_ms);
         }
@@ -142,9 +151,9 @@ impl Outbox {
 
     /// Lists the series anew if there are others by now.
     fn refresh(&mut self, from_ms: i64) -> &mut Catalogue {
-        let make = || Catalogue::new(&self.engine, &self.relabeling, &self.config.external_labels, from_ms);
+        let make = || Catalogue::new(&*self.history, &self.relabeling, &self.config.external_labels, from_ms);
         let catalogue = match self.catalogue.take() {
-            Some(known) if !known.is_old(&self.engine) => known,
+            Some(known) if !known.is_old(&*self.history) => known,
             Some(old) => {
                 tracing::debug!(series = old.len(), "lists series anew, because some came or went");
                 make().follows(old)
@@ -153,7 +162,7 @@ impl Outbox {
         };
         let catalogue = self.catalogue.insert(catalogue);
         if self.version == Version::V2 {
-            catalogue.read_metadata(&self.engine);
+            catalogue.read_metadata(&*self.history);
         }
         catalogue
     }

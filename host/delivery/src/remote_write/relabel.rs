@@ -26,6 +26,11 @@ impl Relabeling {
         configs.iter().map(rule).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Returns whether different series can get the same labels.
+    pub(crate) fn can_merge(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Returns the labels that a series is sent with; none if it is not sent.
     pub(crate) fn apply(&self, labels: &Labels, external: &BTreeMap<String, String>) -> Option<Labels> {
         let is_added = |name: &str| labels.get(name).is_none();

@@ -1,16 +1,14 @@
 //! Sends requests to one server, again and again until it takes them or refuses them for good.
 
+use super::feedback::Feedback;
 use super::options::{RemoteWriteConfig, Version};
 use super::request::headers;
 use crate::client::{Answer, Client, Message, SendError, secret};
 use anyhow::Result;
 use bytes::Bytes;
-use dropsonde_engine::Engine;
-use dropsonde_engine::metrics::BreakerState;
 use dropsonde_model::Labels;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
-use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,9 +23,6 @@ const LONGEST_ASKED: Duration = Duration::from_secs(600);
 
 /// Failures in a row after which the circuit breaker is open: one request at a time tries whether the server is back.
 const MOST_FAILURES: u32 = 5;
-
-/// The time between two log lines about samples that are refused for the same reason.
-const LOGGED: Duration = Duration::from_secs(3600);
 
 /// The time between two looks whether certificates have changed.
 const LOOK: Duration = Duration::from_secs(10);
@@ -59,14 +54,12 @@ pub(super) enum Outcome {
 /// Sends requests to one server. Several at a time share what is known of it.
 #[derive(Debug)]
 pub(super) struct Sender {
-    engine: Arc<Engine>,
     config: RemoteWriteConfig,
-    name: String,
+    feedback: Arc<dyn Feedback>,
     client: Mutex<ClientOfFiles>,
     attempts: Mutex<Attempts>,
     /// Held by the one request that tries whether the server is back.
     trial: AsyncMutex<()>,
-    logged: Mutex<HashMap<String, Instant>>,
 }
 
 /// A client, and the versions of the files that it was made of.
@@ -86,15 +79,9 @@ struct Attempts {
 }
 
 impl Sender {
-    pub(super) fn new(engine: Arc<Engine>, config: RemoteWriteConfig) -> Result<Self> {
+    pub(super) fn new(config: RemoteWriteConfig, feedback: Arc<dyn Feedback>) -> Result<Self> {
         let client = Mutex::new(ClientOfFiles::new(&config)?);
-        let name = config.name();
-        engine.metrics.remotes.know_samples(&name);
-        engine.metrics.core.remote_connected(&name, false);
-        engine.metrics.core.remote_reconnects(&name, 0);
-        engine.metrics.core.remote_breaker(&name, BreakerState::Closed);
-        let (attempts, trial, logged) = (Mutex::default(), AsyncMutex::default(), Mutex::default());
-        Ok(Self { engine, config, name, client, attempts, trial, logged })
+        Ok(Self { config, feedback, client, attempts: Mutex::default(), trial: AsyncMutex::default() })
     }
 
     /// Sends a request until the server takes it or refuses it for good.
@@ -103,7 +90,6 @@ impl Sender {
             let trial = self.wait().await;
             let began = Instant::now();
             let answer = self.attempt(&request).await;
-            self.engine.metrics.remotes.seconds.with_label_values(&[&self.name]).observe(began.elapsed().as_secs_f64());
             let (why, asked) = match answer {
                 Ok(answer) if answer.status.is_success() => {
                     self.works(began.elapsed());
@@ -119,7 +105,6 @@ impl Sender {
                 Err(error) => (error.why, error.retry_after),
             };
             self.fails(&why, asked);
-            self.engine.metrics.remotes.retries.with_label_values(&[&self.name]).inc();
         }
     }
 
@@ -159,21 +144,14 @@ impl Sender {
             tokio::time::sleep_until(until.into()).await;
         }
         if failures >= MOST_FAILURES {
-            self.engine.metrics.core.remote_breaker(&self.name, BreakerState::HalfOpen);
+            self.feedback.tries();
         }
         Some(trial)
     }
 
     fn works(&self, took: Duration) {
         let before = std::mem::take(&mut *lock(&self.attempts));
-        let (metrics, core) = (&self.engine.metrics.remotes, &self.engine.metrics.core);
-        metrics.requests.with_label_values(&[&*self.name, "ok"]).inc();
-        metrics.last_success.with_label_values(&[&self.name]).set(self.engine.clock.now_ms() as f64 / 1000.0);
-        core.remote_connected(&self.name, true);
-        core.remote_rtt(&self.name, took);
-        core.remote_breaker(&self.name, BreakerState::Closed);
-        core.remote_reconnects(&self.name, u64::from(before.failures > 0));
-        self.engine.remotes.works(&self.name);
+        self.feedback.works(took, before.failures > 0);
     }
 
     fn fails(&self, why: &str, asked: Option<Duration>) {
@@ -184,13 +162,9 @@ impl Sender {
         let pause = pause / 2 + (pause / 2).mul_f64(jitter as f64 / 1024.0);
         attempts.until = Some(Instant::now() + pause.max(asked.unwrap_or_default().min(LONGEST_ASKED)));
         attempts.failures = attempts.failures.saturating_add(1);
-        let is_open = attempts.failures >= MOST_FAILURES;
+        let is_down = attempts.failures >= MOST_FAILURES;
         drop(attempts);
-        let (metrics, core) = (&self.engine.metrics.remotes, &self.engine.metrics.core);
-        metrics.requests.with_label_values(&[&*self.name, "failed"]).inc();
-        core.remote_connected(&self.name, false);
-        core.remote_breaker(&self.name, if is_open { BreakerState::Open } else { BreakerState::Closed });
-        self.engine.remotes.fails(&self.name, why, self.engine.clock.now_ms());
+        self.feedback.fails(why, is_down);
     }
 
     fn taken(&self, request: &ReadyRequest, answer: &Answer) -> Outcome {
@@ -221,27 +195,12 @@ impl Sender {
     }
 
     fn count(&self, request: &ReadyRequest, taken: usize) {
-        let metrics = &self.engine.metrics.remotes;
-        metrics.samples.with_label_values(&[&self.name]).inc_by(taken as u64);
-        metrics.bytes.with_label_values(&[&self.name]).inc_by(request.body.len() as u64);
+        self.feedback.took(taken, request.body.len());
     }
 
     fn drop_samples(&self, request: &ReadyRequest, samples: usize, reason: &str, why: &str) {
-        if samples == 0 {
-            return;
-        }
-        self.engine.metrics.remotes.samples_dropped.with_label_values(&[&*self.name, reason]).inc_by(samples as u64);
-        let mut logged = lock(&self.logged);
-        if logged.get(reason).is_none_or(|logged| logged.elapsed() >= LOGGED) {
-            logged.insert(reason.to_owned(), Instant::now());
-            let example = request.example.as_ref().map(written).unwrap_or_default();
-            tracing::warn!(
-                destination = self.name,
-                samples,
-                error = why,
-                one_of_them = example,
-                "a server refuses samples for good; they are counted in dropsonde_remote_samples_dropped_total"
-            );
+        if samples > 0 {
+            self.feedback.refused(samples, reason, why, request.example.as_ref());
         }
     }
 }
@@ -287,12 +246,6 @@ fn is_refusal(status: StatusCode) -> bool {
     let is_passing =
         matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
     status.is_client_error() && !is_about_access && !is_passing
-}
-
-/// Writes labels as PromQL does.
-fn written(labels: &Labels) -> String {
-    let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
-    format!("{{{}}}", pairs.join(", "))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

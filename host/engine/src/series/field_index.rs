@@ -33,6 +33,8 @@ pub(super) struct IndexedField {
     pub(super) labels: Labels,
     pub(super) frame: Arc<Frame>,
     pub(super) column: usize,
+    /// Whether the sampler has several frames of the instance, with other fields or another interval.
+    pub(super) has_several_frames: bool,
     metrics: Arc<[FieldMetric]>,
 }
 
@@ -95,8 +97,11 @@ impl FieldIndex {
         let mut by_custom: Vec<(Schema, Arc<[FieldMetric]>)> = Vec::new();
         let mut index = Self { made_of, fields: Vec::new(), by_name: BTreeMap::new(), by_instance: HashMap::new() };
         for instance in engine.tracked.list() {
-            for frame in engine.store.frames(&instance.id) {
+            let frames = engine.store.frames(&instance.id);
+            for frame in &frames {
                 let schema = frame.schema();
+                let is_of_sampler = |other: &&Arc<Frame>| other.schema().sampler() == schema.sampler();
+                let has_several_frames = frames.iter().filter(is_of_sampler).nth(1).is_some();
                 // The plugin may have gone, or have other fields by now.
                 let known = declared.get(&**schema.sampler()).filter(|fields| fields.schema == *schema);
                 let metrics = match known {
@@ -117,6 +122,7 @@ impl FieldIndex {
                         labels,
                         frame: frame.clone(),
                         column,
+                        has_several_frames,
                         metrics: metrics.clone(),
                     });
                 }

@@ -93,29 +93,36 @@ pub fn label_values(engine: &Engine, name: &str) -> BTreeSet<String> {
 
 /// Returns the fields of samples that matchers select, as series.
 fn samples(engine: &Engine, matchers: &[Matcher]) -> Vec<FoundSeries> {
+    let mut found: Vec<FoundSeries> = Vec::new();
     // If a sampler has changed its fields or its interval, several of its frames have columns of one series.
-    let mut found: BTreeMap<(InstanceId, Arc<str>, &str), FoundSeries> = BTreeMap::new();
+    let mut in_several: BTreeMap<(InstanceId, Arc<str>, &str), FoundSeries> = BTreeMap::new();
     let index = engine.fields.current(engine);
     index.select(matchers, |field, metric| {
         let sampler = field.frame.schema().sampler();
-        let key = (field.instance.clone(), sampler.clone(), metric.name.as_str());
-        let series = found.entry(key).or_insert_with(|| {
+        let series = || {
             let own = [("id", field.instance.as_str()), ("sampler", sampler), (NAME, &metric.name)];
             FoundSeries {
                 labels: field.labels.iter().chain(own).collect(),
                 metric_type: if metric.is_counter { MetricType::Counter } else { MetricType::Gauge },
                 columns: Vec::new(),
             }
-        });
+        };
         let (frame, column) = (field.frame.clone(), field.column);
-        series.columns.push(SeriesColumn { frame, column, scale: metric.scale() });
+        let column = SeriesColumn { frame, column, scale: metric.scale() };
+        if !field.has_several_frames {
+            found.push(FoundSeries { columns: vec![column], ..series() });
+            return;
+        }
+        let key = (field.instance.clone(), sampler.clone(), metric.name.as_str());
+        in_several.entry(key).or_insert_with(series).columns.push(column);
     });
-    found.into_values().collect()
+    found.extend(in_several.into_values());
+    found
 }
 
 impl FieldMetric {
     /// Returns the conversion from a field's readings to the values on `/metrics`.
-    fn scale(&self) -> ReadingScale {
+    pub(super) fn scale(&self) -> ReadingScale {
         match self.decimals {
             Some(decimals) => {
                 let places = i32::try_from(decimals.places).unwrap_or(i32::MAX);

@@ -16,7 +16,7 @@ mod promql_source;
 mod registered;
 mod reported;
 
-pub use export::{SeriesState, exported};
+pub use export::{SeriesState, exported, exported_from};
 pub(crate) use field_index::FieldIndexes;
 pub use find::{count, label_names, label_values, select};
 pub use metadata::{Metadata, metadata};

@@ -84,22 +84,7 @@ impl<'a> PromqlSource<'a> {
 
     /// Returns the labels that a Prometheus gives to a series of this host.
     fn labels(&self, labels: &Labels) -> Labels {
-        if labels.get(JOB).is_some() || labels.get(INSTANCE).is_some() {
-            let rename = |(name, value): (&str, &str)| match self.own(name) {
-                Some(_) => (format!("{EXPORTED}{name}"), value.to_owned()),
-                None => (name.to_owned(), value.to_owned()),
-            };
-            let own =
-                [(JOB, OWN_JOB), (INSTANCE, &*self.instance)].map(|(name, value)| (name.to_owned(), value.to_owned()));
-            return labels.iter().map(rename).chain(own).collect();
-        }
-        let mut own = [(INSTANCE, &*self.instance), (JOB, OWN_JOB)].into_iter().peekable();
-        let mut others = labels.iter().peekable();
-        Labels::from_sorted(std::iter::from_fn(|| match (own.peek(), others.peek()) {
-            (Some(first), Some(other)) if first.0 < other.0 => own.next(),
-            (Some(_), None) => own.next(),
-            _ => others.next(),
-        }))
+        as_scraped(labels, &self.instance)
     }
 }
 
@@ -131,6 +116,26 @@ impl Source for PromqlSource<'_> {
             }
         })
     }
+}
+
+/// Returns the labels that a Prometheus gives to a series of the host with a name.
+pub(super) fn as_scraped(labels: &Labels, instance: &str) -> Labels {
+    let own = [(INSTANCE, instance), (JOB, OWN_JOB)];
+    if labels.get(JOB).is_some() || labels.get(INSTANCE).is_some() {
+        let rename = |(name, value): (&str, &str)| match name {
+            JOB | INSTANCE => (format!("{EXPORTED}{name}"), value.to_owned()),
+            _ => (name.to_owned(), value.to_owned()),
+        };
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        return labels.iter().map(rename).chain(own).collect();
+    }
+    let mut own = own.into_iter().peekable();
+    let mut others = labels.iter().peekable();
+    Labels::from_sorted(std::iter::from_fn(|| match (own.peek(), others.peek()) {
+        (Some(first), Some(other)) if first.0 < other.0 => own.next(),
+        (Some(_), None) => own.next(),
+        _ => others.next(),
+    }))
 }
 
 /// Returns whether a rule made a series: then its labels are complete.

@@ -1,11 +1,13 @@
 //! Reads history on disk without a host.
 
 mod export;
+mod send;
 
-pub(super) use export::export;
+use export::export;
+use send::send;
 
 use super::out::Out;
-use super::{DataArgs, StoreArgs};
+use super::{DataArgs, StoreArgs, StoreCommand};
 use anyhow::{Result, bail};
 use dropsonde_engine::HISTORY;
 use dropsonde_engine::json;
@@ -16,6 +18,16 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use tokio::task::block_in_place;
+
+pub(super) async fn execute(command: StoreCommand, out: &mut Out) -> Result<()> {
+    match command {
+        StoreCommand::Stats(args) => block_in_place(|| stats(&args, out)),
+        StoreCommand::Verify(args) => block_in_place(|| verify(&args, out)),
+        StoreCommand::Export(args) => block_in_place(|| export(args, out)),
+        StoreCommand::Send(args) => send(args, out).await,
+    }
+}
 
 /// Returns the folder with the history of the host that the arguments name.
 fn folder(args: &DataArgs) -> Result<PathBuf> {
@@ -37,7 +49,7 @@ fn explain_folder_error<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {
 
 // === stats ===
 
-pub(super) fn stats(args: &StoreArgs, out: &mut Out) -> Result<()> {
+fn stats(args: &StoreArgs, out: &mut Out) -> Result<()> {
     let folder = folder(&args.data)?;
     let stats = explain_folder_error(&folder, inspect::stats(&folder))?;
     if args.json {
@@ -115,7 +127,7 @@ fn counted(count: u64, what: &str) -> String {
 
 // === verify ===
 
-pub(super) fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
+fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
     let folder = folder(&args.data)?;
     let verified = explain_folder_error(&folder, inspect::verify(&folder, progress()))?;
     if args.json {

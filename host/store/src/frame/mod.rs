@@ -391,7 +391,7 @@ impl Frame {
     }
 
     /// Returns the earliest and the latest time of the rows.
-    pub(crate) fn span_ms(&self) -> Option<(i64, i64)> {
+    pub fn span_ms(&self) -> Option<(i64, i64)> {
         let view = self.current();
         let blocks = view.blocks.iter().map(|blocks| (blocks.first_ms(), blocks.last_ms()));
         let opens = view.opens.iter().filter_map(|open| Some((open.at_ms(0)?, open.last_ms()?)));

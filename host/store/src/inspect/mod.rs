@@ -7,7 +7,7 @@ use crate::archive::{self, Disk as _, FileRole, FolderSnapshot, HistoryFolder, N
 use crate::codec::PagePart;
 use crate::frame::{BlockRef, Blocks, Frame, FrameRow, FrameView, Readings, StoreResources};
 use crate::rows::RawRows;
-use crate::{ClockJump, InstanceId, Kind, Schema, StoreLimits, StoreUsage, clock_jumps};
+use crate::{ClockJump, InstanceId, Kind, ReadingScale, Schema, SeriesColumn, StoreLimits, StoreUsage, clock_jumps};
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
@@ -239,6 +239,11 @@ impl ExportedFrame {
 
     pub fn schema(&self) -> &Schema {
         self.frame.schema()
+    }
+
+    /// Returns a column as that of a series.
+    pub fn column(&self, column: usize, scale: ReadingScale) -> SeriesColumn {
+        SeriesColumn { frame: self.frame.clone(), column, scale }
     }
 
     /// Passes the rows to `each`, ascending in time. Returns how many blocks could not be read and are missing.

@@ -37,6 +37,10 @@ struct Piece {
     window_ms: i64,
     before: RowTimes,
     after: RowTimes,
+    /// Whether there can be rows in the window.
+    has_rows: bool,
+    /// The last write of the frames, if no row so far is later than the window.
+    seen: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -130,7 +134,16 @@ impl Piece {
     fn of(frames: Vec<Arc<Frame>>) -> Self {
         let interval_ms = frames.iter().map(|frame| frame.interval_ms()).max().unwrap_or(1);
         let (before, after) = (RowTimes::default(), RowTimes::default());
-        Self { frames, series: Vec::new(), interval_ms, window_ms: i64::MIN, before, after }
+        Self {
+            frames,
+            series: Vec::new(),
+            interval_ms,
+            window_ms: i64::MIN,
+            before,
+            after,
+            has_rows: false,
+            seen: None,
+        }
     }
 
     /// Notes which series have current samples before a time.
@@ -161,9 +174,9 @@ impl Piece {
     ) {
         if self.window_ms != window.start {
             (self.window_ms, self.before) = (window.start, self.after);
+            self.look(window);
         }
-        let has_rows =
-            self.frames.iter().any(|frame| frame.latest_at_ms().is_some_and(|last_ms| last_ms >= window.start));
+        let has_rows = self.has_rows;
         if !has_rows && !self.before.is_over(self.interval_ms, window.end) {
             return;
         }
@@ -184,6 +197,18 @@ impl Piece {
             }
         }
         spare.readings.push(rows);
+    }
+
+    /// Looks whether there can be rows in a window.
+    fn look(&mut self, window: &Range<i64>) {
+        // The number of the last write is at hand. The times of rows are not: most of the time nothing is new.
+        let last_write = self.frames.iter().map(|frame| frame.last_write()).max().unwrap_or(0);
+        self.has_rows = self.seen != Some(last_write);
+        if self.has_rows {
+            let latest_ms = self.frames.iter().filter_map(|frame| frame.latest_at_ms()).max();
+            self.has_rows = latest_ms.is_some_and(|latest_ms| latest_ms >= window.start);
+            self.seen = latest_ms.is_none_or(|latest_ms| latest_ms < window.end).then_some(last_write);
+        }
     }
 
     /// Reads the rows of all frames in a window, as values of the wanted series.
