@@ -4,7 +4,9 @@ use crate::harness::{
     Host, Measured, Prometheus, ReceiverState, Server, SettableWallClock, StrictReceiver, dropsonde, run, wait_until,
 };
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::process::Stdio;
+use std::time::Duration;
 
 /// Starts a host that scrapes and sends what it has. `more` are further keys of the server.
 fn host(measured: &Measured, receiver: &StrictReceiver, more: &str) -> Host {
@@ -19,7 +21,7 @@ fn config(measured: &Measured, url: &str, more: &str) -> String {
 /// Returns the samples of a series in history.
 fn history(host: &Host, series: &str) -> Vec<(i64, f64)> {
     let query = percent_encoding::utf8_percent_encode(series, percent_encoding::NON_ALPHANUMERIC);
-    let answer = host.get(&format!("/api/v1/query?query={query}%5B1h%5D")).json();
+    let answer = host.get(&format!("/api/v1/query?query={query}%5B1d%5D")).json();
     let all = answer["data"]["result"].as_array().unwrap().clone();
     assert!(all.len() <= 1, "{all:?}");
     let values = all.first().map(|series| series["values"].as_array().unwrap().clone()).unwrap_or_default();
@@ -64,43 +66,56 @@ fn a_server_gets_every_sample_in_order_with_the_labels_that_prometheus_gives_it(
     }
 }
 
+/// Kills of a host at random moments.
+const KILLS: u64 = 40;
+
+/// The most samples of a request in that test.
+const AT_ONCE: usize = 50;
+
 #[test]
-fn nothing_is_lost_and_nothing_comes_in_another_order_when_hosts_are_killed_and_servers_are_away() {
+fn nothing_is_lost_and_nothing_comes_in_another_order_through_kills_and_an_outage_of_hours() {
+    let clock = SettableWallClock::at_real_time();
     let (measured, receiver) = (Measured::start(COUNTER), StrictReceiver::start());
-    let mut host = host(&measured, &receiver, "max_samples = 20");
-    receiver.until("there are no samples", |state| has(state, &HITS, 1));
-    for round in 0..8 {
-        match round % 3 {
-            0 => receiver.answer(503, ""),
-            1 => receiver.answer(0, ""),
-            _ => receiver.accept(),
+    let config = config(&measured, &receiver.url(), &format!("max_samples = {AT_ONCE}\nshards = 1"));
+    let mut host = Host::start_as(clock.dropsonde(), &config, &[]);
+    receiver.wait_for("there are no samples", |state| has(state, &HITS, 1));
+    for round in 0..KILLS {
+        match round {
+            10 => receiver.answer(503, ""),
+            // It is away for six hours.
+            20 => clock.set(6 * 3_600_000),
+            25 => receiver.accept(),
+            _ => {}
         }
-        let before = history(&host, "hits_total").len();
-        host.until("/metrics", |_| history(&host, "hits_total").len() >= before + 4);
-        host = host.kill_and_restart();
+        // Any moment from the start on, up to a second.
+        let moment = RandomState::new().hash_one(round) % 1000;
+        std::thread::sleep(Duration::from_millis(moment));
+        host = host.kill().start_again_as(clock.dropsonde());
     }
-    receiver.accept();
-    let last_ms = history(&host, "hits_total").last().map_or(0, |(at_ms, _)| *at_ms);
+    let count = history(&host, "hits_total").len();
+    host.until("/metrics", |_| history(&host, "hits_total").len() >= count + 5);
+    let last_ms = history(&host, "hits_total").last().unwrap().0;
     let state = receiver.until("the last samples are missing", |state| {
-        state.values(&HITS).last().is_some_and(|(at_ms, _)| *at_ms >= last_ms.max(1))
+        state.values(&HITS).last().is_some_and(|(at_ms, _)| *at_ms >= last_ms)
     });
     assert_complete(&host, &state, "hits_total", &HITS);
+    assert!(state.again <= KILLS as usize * AT_ONCE, "{} samples came again", state.again);
 }
 
 #[test]
 fn a_server_that_asks_for_patience_gets_it_and_one_that_refuses_a_request_gets_the_next() {
     let (measured, receiver) = (Measured::start(COUNTER), StrictReceiver::start());
     let host = host(&measured, &receiver, "");
-    receiver.until("there are no samples", |state| has(state, &HITS, 1));
+    receiver.wait_for("there are no samples", |state| has(state, &HITS, 1));
     for (status, headers) in
         [(500, ""), (429, "Retry-After: 1\r\n"), (401, ""), (404, ""), (308, "Location: /x\r\n"), (1, "")]
     {
         let before = receiver.state().requests;
         receiver.answer(status, headers);
-        receiver.until("it is not asked again", |state| state.requests >= before + 2);
+        receiver.wait_for("it is not asked again", |state| state.requests >= before + 2);
         receiver.accept();
         let count = receiver.state().values(&HITS).len();
-        receiver.until("it gets nothing more", |state| has(state, &HITS, count + 2));
+        receiver.wait_for("it gets nothing more", |state| has(state, &HITS, count + 2));
     }
     let state = receiver.state();
     assert_complete(&host, &state, "hits_total", &HITS);
@@ -112,7 +127,7 @@ fn a_server_that_asks_for_patience_gets_it_and_one_that_refuses_a_request_gets_t
     host.until("/metrics", |metrics| metrics.body.contains(dropped));
     receiver.accept();
     let count = receiver.state().values(&HITS).len();
-    receiver.until("it gets nothing more", |state| has(state, &HITS, count + 2));
+    receiver.wait_for("it gets nothing more", |state| has(state, &HITS, count + 2));
     host.until_logged("a server refuses samples for good");
 }
 
@@ -122,16 +137,16 @@ fn the_end_of_a_series_is_marked_once() {
     let receiver = StrictReceiver::start();
     let host = host(&measured, &receiver, "");
     let (a, b) = (["__name__=\"a\""], ["__name__=\"b\""]);
-    receiver.until("there are no samples", |state| has(state, &a, 2) && has(state, &b, 2));
+    receiver.wait_for("there are no samples", |state| has(state, &a, 2) && has(state, &b, 2));
     measured.set("# TYPE a gauge\na 1\n");
     let state = receiver.until("the end is not marked", |state| state.has_ended(&b));
     assert!(!state.has_ended(&a));
     drop(state);
     measured.set("# TYPE a gauge\na 1\n# TYPE b gauge\nb 3\n");
-    receiver.until("it does not go on", |state| !state.has_ended(&b));
+    receiver.wait_for("it does not go on", |state| !state.has_ended(&b));
     // An instance that is gone takes its history along.
     host.request_with("DELETE", "/v1/instances/app", &host.bearer("write"));
-    receiver.until("the end is not marked", |state| state.has_ended(&a) && state.has_ended(&b));
+    receiver.wait_for("the end is not marked", |state| state.has_ended(&a) && state.has_ended(&b));
 }
 
 #[test]
@@ -191,6 +206,9 @@ fn metrics_and_health_say_how_far_a_server_is_behind() {
     let metrics = host.get("/metrics").body;
     let lag = metrics.lines().find_map(|line| line.strip_prefix("dropsonde_remote_lag_seconds{destination=\"far\"} "));
     assert!(lag.unwrap().parse::<f64>().unwrap() < 60.0, "{lag:?}");
+    let remote = &host.get("/v1/host").json()["remotes"][0];
+    assert_eq!((&remote["name"], &remote["error"]), (&"far".into(), &serde_json::Value::Null), "{remote}");
+    assert!(remote["samples"].as_u64().unwrap() > 0 && remote["lag_seconds"].as_f64().unwrap() < 60.0, "{remote}");
 }
 
 #[test]
@@ -264,7 +282,7 @@ fn history_that_could_not_be_sent_is_sent_by_the_same_command() {
     let mut command = dropsonde();
     command.args(["store", "send", "--to", &url, "--data"]).arg(host.folder().join("data"));
     let mut sending = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    receiver.until("it does not ask", |state| state.requests >= 2);
+    receiver.wait_for("it does not ask", |state| state.requests >= 2);
     sending.kill().unwrap();
     sending.wait().unwrap();
     receiver.accept();
@@ -281,7 +299,7 @@ fn history_that_could_not_be_sent_is_sent_by_the_same_command() {
     assert_eq!((code, state.again, state.broken.len()), (0, state.series.values().map(Vec::len).sum(), 0));
     drop(state);
     for (arguments, said) in [
-        (vec!["--to", "h:9"], "--to h:9: url must be a URL"),
+        (vec!["--to", "h:9"], "--to h:9: url: must be a URL"),
         (vec!["--to", &url, "--since", "soon"], "--since: \"soon\" is no time"),
         (vec!["--to", &url, "--match", "{"], "--match \"{\" is no selector"),
         (vec!["--to", &url, "--match", "nothing"], "no series in"),
@@ -296,19 +314,19 @@ fn a_clock_that_is_set_ahead_and_back_puts_nothing_into_another_order() {
     let clock = SettableWallClock::at_real_time();
     let (measured, receiver) = (Measured::start(COUNTER), StrictReceiver::start());
     let host = Host::start_as(clock.dropsonde(), &config(&measured, &receiver.url(), ""), &[]);
-    receiver.until("there are no samples", |state| has(state, &HITS, 3));
-    // A server refuses what is far in the future.
+    receiver.wait_for("there are no samples", |state| has(state, &HITS, 3));
+    receiver.state().refuses_future = true;
     clock.set(2 * 3_600_000);
     let dropped = "dropsonde_remote_samples_dropped_total{destination=\"far\",reason=\"400\"}";
     host.until("/metrics", |metrics| metrics.body.contains(dropped));
     clock.set(0);
     let count = receiver.state().values(&HITS).len();
-    receiver.until("it does not go on", |state| has(state, &HITS, count + 3));
+    receiver.wait_for("it does not go on", |state| has(state, &HITS, count + 3));
     host.until_logged("samples are sent from its time on");
     // Nothing is sent until a clock that was set back by little has caught up.
     clock.set(-20_000);
     host.until_logged("direction=\"back\"");
     clock.set(2_000);
     let count = receiver.state().values(&HITS).len();
-    receiver.until("it does not go on", |state| has(state, &HITS, count + 3));
+    receiver.wait_for("it does not go on", |state| has(state, &HITS, count + 3));
 }

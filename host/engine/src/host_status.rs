@@ -1,6 +1,7 @@
 //! The host's own use of memory, disk, connections and shared pools, for the API and the dashboard.
 
 use crate::Engine;
+use crate::remotes::RemoteStatus;
 use crate::shares::{self, PoolUse};
 use crate::{json, memory};
 use serde::Serialize;
@@ -23,6 +24,8 @@ pub struct HostStatus {
     history: HistoryStatus,
     /// The pools that plugins and programs share.
     pools: Vec<PoolUse>,
+    /// The servers that get samples.
+    remotes: Vec<RemoteStatus>,
 }
 
 /// History on disk.
@@ -59,6 +62,7 @@ impl HostStatus {
                 error: archive.failing.map(|failing| failing.error),
             },
             pools: shares::in_use(engine),
+            remotes: engine.remotes.statuses(engine.clock.now_ms()),
         }
     }
 }

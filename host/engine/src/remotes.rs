@@ -2,6 +2,7 @@
 
 use crate::json;
 use dropsonde_model::text;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +15,35 @@ pub struct Remotes {
     failing: Mutex<BTreeMap<String, FailingRemote>>,
     /// The times of the oldest samples that servers have not got although history keeps them for not much longer.
     behind: Mutex<BTreeMap<String, i64>>,
+    /// The servers that get samples.
+    progress: Mutex<BTreeMap<String, RemoteProgress>>,
+}
+
+/// How far a server is that gets samples.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RemoteProgress {
+    /// The time before which it has everything.
+    pub sent_before_ms: i64,
+    /// About how many bytes wait to be sent.
+    pub lag_bytes: u64,
+    /// Samples that it took since the start.
+    pub samples: u64,
+    /// Samples that it refused for good since the start, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// A server that gets samples, for people.
+#[derive(Debug, Serialize)]
+pub struct RemoteStatus {
+    name: String,
+    sent_before: String,
+    lag_seconds: f64,
+    lag_bytes: u64,
+    samples: u64,
+    samples_dropped: BTreeMap<String, u64>,
+    /// Why it takes nothing now. Absent if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Debug)]
@@ -64,8 +94,29 @@ impl Remotes {
         }
     }
 
+    /// Notes how far a server is.
+    pub fn progress(&self, name: &str, progress: RemoteProgress) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), progress);
+    }
+
+    /// Returns the servers that get samples.
+    pub fn statuses(&self, now_ms: i64) -> Vec<RemoteStatus> {
+        let (progress, failing) = (self.progress.lock().unwrap_or_else(PoisonError::into_inner), self.lock());
+        let status = |(name, progress): (&String, &RemoteProgress)| RemoteStatus {
+            name: name.clone(),
+            sent_before: json::time(progress.sent_before_ms),
+            lag_seconds: now_ms.saturating_sub(progress.sent_before_ms).max(0) as f64 / 1000.0,
+            lag_bytes: progress.lag_bytes,
+            samples: progress.samples,
+            samples_dropped: progress.dropped.clone(),
+            error: failing.get(name).map(|failing| text::harmless(&failing.why)),
+        };
+        progress.iter().map(status).collect()
+    }
+
     /// Forgets a server that is no longer configured.
     pub fn forget(&self, name: &str) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.lock().remove(name);
         self.is_behind(name, None);
     }

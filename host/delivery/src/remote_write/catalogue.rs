@@ -42,11 +42,13 @@ pub(super) struct CatalogueSeries {
 }
 
 impl Catalogue {
-    /// Lists the series that are sent, and goes on with their samples at a time. May read files.
+    /// Lists the series that are sent, and goes on with their samples at a time. The server was sent samples since
+    /// `began_ms`. May read files.
     pub(super) fn new(
         history: &dyn History,
         relabeling: &Relabeling,
         external: &BTreeMap<String, String>,
+        began_ms: i64,
         from_ms: i64,
     ) -> Self {
         // First, so that a change meanwhile is noticed.
@@ -66,7 +68,7 @@ impl Catalogue {
             series.push(CatalogueSeries { labels, metric_type: found.metric_type, part });
             columns.push(found.columns);
         }
-        let tail = SeriesTail::new(columns, from_ms);
+        let tail = SeriesTail::new(columns, began_ms, from_ms);
         let (gone, metadata) = (Vec::new(), BTreeMap::new());
         Self { state, series, tail, gone, interval_ms, metadata, metadata_read: None }
     }
@@ -84,6 +86,17 @@ impl Catalogue {
         self.gone = ended.cloned().collect();
         (self.metadata, self.metadata_read) = (before.metadata, before.metadata_read);
         self
+    }
+
+    /// Takes the place of an earlier one whose window is sent again.
+    pub(super) fn begins_again(mut self, before: Self) -> Self {
+        (self.gone, self.metadata, self.metadata_read) = (before.gone, before.metadata, before.metadata_read);
+        self
+    }
+
+    /// Notes that a window was sent.
+    pub(super) fn sent(&mut self) {
+        self.gone = Vec::new();
     }
 
     /// Reads what is known of metrics, unless it was read lately.
@@ -125,13 +138,9 @@ impl Catalogue {
             let family = || ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
             metadata.get(name).or_else(|| metadata.get(family()?))
         };
-        gone.retain(|series| {
-            let part = series.part(parts);
-            if wanted(part) {
-                visit(part, series, known(series), &[window.start], &[STALE]);
-            }
-            !wanted(part)
-        });
+        for series in gone.iter().filter(|series| wanted(series.part(parts))) {
+            visit(series.part(parts), series, known(series), &[window.start], &[STALE]);
+        }
         let is_wanted = |index: usize| series.get(index).is_some_and(|series| wanted(series.part(parts)));
         tail.read(window, &is_wanted, &mut |samples| {
             if let Some(series) = series.get(samples.index) {

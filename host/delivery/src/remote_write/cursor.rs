@@ -18,7 +18,7 @@ const PLACE: usize = 4096;
 const MAGIC: u64 = u64::from_le_bytes(*b"DSCURS01");
 
 /// Bytes before the parts.
-const HEADER: usize = 40;
+const HEADER: usize = 48;
 
 /// The most parts of a window.
 pub(crate) const MOST_PARTS: usize = (PLACE - HEADER - 4) * 8;
@@ -36,6 +36,8 @@ pub(crate) struct Cursor {
 /// The window that is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct State {
+    /// The server has nothing from before this time.
+    began_ms: i64,
     window: Range<i64>,
     /// Whether the server took each of the parts.
     parts: Vec<bool>,
@@ -44,7 +46,7 @@ struct State {
 impl Cursor {
     /// Opens the cursor in a file. A server without one begins at `since_ms`. Without a file nothing is kept.
     pub(crate) fn open(path: Option<&Path>, since_ms: i64) -> Result<Self> {
-        let state = State { window: since_ms..since_ms, parts: Vec::new() };
+        let state = State { began_ms: since_ms, window: since_ms..since_ms, parts: Vec::new() };
         let mut cursor = Self { file: None, state, number: 0 };
         let Some(path) = path else { return Ok(cursor) };
         let cannot = || format!("cannot open {}", path.display());
@@ -90,6 +92,11 @@ impl Cursor {
         self.state.window.start
     }
 
+    /// Returns the time from which on the server was sent samples.
+    pub(crate) fn began_ms(&self) -> i64 {
+        self.state.began_ms
+    }
+
     /// Returns whether the server took a part of the window.
     pub(crate) fn has(&self, part: usize) -> bool {
         self.state.parts.get(part).copied().unwrap_or(false)
@@ -97,7 +104,7 @@ impl Cursor {
 
     /// Begins a window that is sent in parts.
     pub(crate) fn begin(&mut self, window: Range<i64>, parts: usize) -> Result<()> {
-        self.state = State { window, parts: vec![false; parts] };
+        self.state = State { window, parts: vec![false; parts], ..self.state };
         self.write()
     }
 
@@ -109,7 +116,13 @@ impl Cursor {
 
     /// Ends the window: everything before `at_ms` was sent.
     pub(crate) fn end(&mut self, at_ms: i64) -> Result<()> {
-        self.state = State { window: at_ms..at_ms, parts: Vec::new() };
+        self.state = State { window: at_ms..at_ms, parts: Vec::new(), ..self.state };
+        self.write()
+    }
+
+    /// Goes on at another time. Whatever was sent before counts no more.
+    pub(crate) fn begin_at(&mut self, at_ms: i64) -> Result<()> {
+        self.state = State { began_ms: at_ms, window: at_ms..at_ms, parts: Vec::new() };
         self.write()
     }
 
@@ -134,14 +147,16 @@ impl State {
             return None;
         }
         let window = word(2)? as i64..word(3)? as i64;
+        let began_ms = word(5)? as i64;
         let parts = usize::try_from(word(4)?).ok().filter(|parts| *parts <= MOST_PARTS)?;
         let bits = content.get(HEADER..)?;
         let took = |part: usize| bits.get(part / 8).is_some_and(|byte| byte & (1 << (part % 8)) != 0);
-        Some((word(1)?, Self { window, parts: (0..parts).map(took).collect() }))
+        Some((word(1)?, Self { began_ms, window, parts: (0..parts).map(took).collect() }))
     }
 
     fn bytes(&self, number: u64) -> Vec<u8> {
-        let words = [MAGIC, number, self.window.start as u64, self.window.end as u64, self.parts.len() as u64];
+        let (start, end, began) = (self.window.start as u64, self.window.end as u64, self.began_ms as u64);
+        let words = [MAGIC, number, start, end, self.parts.len() as u64, began];
         let mut bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         bytes.extend(
             self.parts
@@ -174,7 +189,9 @@ mod tests {
         assert_eq!((0..11).filter(|part| cursor.has(*part)).collect::<Vec<_>>(), [3, 10]);
         let mut cursor = open();
         cursor.end(900).unwrap();
-        assert_eq!((open().window(), open().sent_before_ms()), ((900..900, 0), 900));
+        assert_eq!((open().window(), open().began_ms(), open().sent_before_ms()), ((900..900, 0), 500, 900));
+        cursor.begin_at(30).unwrap();
+        assert_eq!((open().window(), open().began_ms()), ((30..30, 0), 30));
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod sender;
 use anyhow::{Context as _, Result};
 use cursor::Cursor;
 use dropsonde_engine::Engine;
+use dropsonde_engine::remotes::RemoteProgress;
 use dropsonde_model::text;
 use dropsonde_store::FoundSeries;
 use feedback::HostFeedback;
@@ -183,11 +184,12 @@ impl RemoteWrite {
         config: RemoteWriteConfig,
         file: Option<&Path>,
     ) -> Result<Self> {
-        let cursor = Cursor::open(file, config.since.ms_before(history.now_ms()))?;
+        let since_ms = config.since.ms_before(history.now_ms()).max(history.kept_since_ms());
+        let cursor = Cursor::open(file, since_ms)?;
         let progress = Progress { sent_before_ms: cursor.sent_before_ms().into(), bytes_per_second: 0.into() };
         Ok(Self {
             name: config.name(),
-            outbox: Arc::new(Mutex::new(Outbox::new(history.clone(), config.clone())?)),
+            outbox: Arc::new(Mutex::new(Outbox::new(history.clone(), config.clone(), cursor.began_ms())?)),
             sender: Arc::new(Sender::new(config.clone(), feedback.clone())?),
             permits: Arc::new(Semaphore::new(config.shards)),
             cursor: Arc::new(Mutex::new(cursor)),
@@ -235,7 +237,7 @@ impl RemoteWrite {
                     }
                     let began = Instant::now();
                     match self.send(&window, parts).await? {
-                        WindowEnd::Again => self.outbox(|outbox| outbox.rewind()).await?,
+                        WindowEnd::Again => self.outbox(move |outbox| outbox.rewind(from_ms)).await?,
                         WindowEnd::Sent { samples, bytes } => {
                             self.with_cursor(|cursor| cursor.end(window.end))?;
                             self.feedback.sent_before(window.end);
@@ -250,8 +252,8 @@ impl RemoteWrite {
 
     /// Goes on at another time.
     async fn begin_at(&self, at_ms: i64) -> Result<()> {
-        self.with_cursor(|cursor| cursor.end(at_ms))?;
-        self.outbox(|outbox| outbox.rewind()).await
+        self.with_cursor(|cursor| cursor.begin_at(at_ms))?;
+        self.outbox(move |outbox| outbox.begin_at(at_ms)).await
     }
 
     /// Sends the parts of a window that the server has not taken yet.
@@ -260,15 +262,10 @@ impl RemoteWrite {
         let mut end = None;
         for first in (0..parts).step_by(PARTS_AT_ONCE) {
             let (own, cursor) = (window.clone(), self.cursor.clone());
-            let some = first..first.saturating_add(PARTS_AT_ONCE).min(parts);
-            let wanted = some.clone();
+            let wanted = first..first.saturating_add(PARTS_AT_ONCE).min(parts);
             let made = self.outbox(move |outbox| {
                 let has = |part: usize| cursor.lock().unwrap_or_else(PoisonError::into_inner).has(part);
-                let missing: Vec<bool> = wanted.clone().map(|part| !has(part)).collect();
-                let is_wanted = |part: usize| {
-                    part.checked_sub(wanted.start).and_then(|nth| missing.get(nth)).copied().unwrap_or(false)
-                };
-                outbox.make(&own, parts, &is_wanted)
+                outbox.make(&own, parts, &wanted, &has)
             });
             for ReadyPart { part, requests } in made.await?? {
                 samples += requests.iter().map(|request| request.samples).sum::<usize>();
@@ -352,6 +349,13 @@ impl RemoteWrite {
             metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
             let bytes = self.progress.bytes_per_second.load(Ordering::Relaxed) as f64 * lag;
             metrics.lag_bytes.with_label_values(&[&self.name]).set(bytes);
+            let progress = RemoteProgress {
+                sent_before_ms: sent_ms,
+                lag_bytes: bytes as u64,
+                samples: metrics.samples.with_label_values(&[&self.name]).get(),
+                dropped: metrics.dropped(&self.name),
+            };
+            engine.remotes.progress(&self.name, progress);
             let is_late = lag_ms > engine.options.load().store.retention.as_ms() / 2;
             engine.remotes.is_behind(&self.name, is_late.then_some(sent_ms));
             tokio::time::sleep(LOOK).await;

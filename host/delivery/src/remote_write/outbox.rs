@@ -64,6 +64,8 @@ pub(super) struct Outbox {
     config: RemoteWriteConfig,
     relabeling: Relabeling,
     catalogue: Option<Catalogue>,
+    /// The time from which on the server was sent samples.
+    began_ms: i64,
     pub(super) version: Version,
     pub(super) max_samples: usize,
     /// The longest window that is tried next; longer where there are no samples.
@@ -73,7 +75,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(history: Arc<dyn History>, config: RemoteWriteConfig) -> anyhow::Result<Self> {
+    pub(super) fn new(history: Arc<dyn History>, config: RemoteWriteConfig, began_ms: i64) -> anyhow::Result<Self> {
         let relabeling = Relabeling::new(&config.relabel)?;
         let (version, max_samples) = (config.version, config.max_samples);
         Ok(Self {
@@ -81,6 +83,7 @@ impl Outbox {
             config,
             relabeling,
             catalogue: None,
+            began_ms,
             version,
             max_samples,
             reach_ms: 0,
@@ -88,9 +91,17 @@ impl Outbox {
         })
     }
 
-    /// Forgets what was read: the next plan begins at another place, or at the same place again.
-    pub(super) fn rewind(&mut self) {
+    /// Begins at another place.
+    pub(super) fn begin_at(&mut self, began_ms: i64) {
         self.catalogue = None;
+        self.began_ms = began_ms;
+    }
+
+    /// Begins again at the start of a window.
+    pub(super) fn rewind(&mut self, from_ms: i64) {
+        if let Some(before) = self.catalogue.take() {
+            self.catalogue = Some(self.list(from_ms).begins_again(before));
+        }
     }
 
     /// Plans the next window, which begins at `from_ms`; `under_way`: a window that is not sent completely. May read
@@ -149,16 +160,19 @@ impl Outbox {
         parts.clamp(1, MOST_PARTS)
     }
 
+    fn list(&self, from_ms: i64) -> Catalogue {
+        Catalogue::new(&*self.history, &self.relabeling, &self.config.external_labels, self.began_ms, from_ms)
+    }
+
     /// Lists the series anew if there are others by now.
     fn refresh(&mut self, from_ms: i64) -> &mut Catalogue {
-        let make = || Catalogue::new(&*self.history, &self.relabeling, &self.config.external_labels, from_ms);
         let catalogue = match self.catalogue.take() {
             Some(known) if !known.is_old(&*self.history) => known,
             Some(old) => {
                 tracing::debug!(series = old.len(), "lists series anew, because some came or went");
-                make().follows(old)
+                self.list(from_ms).follows(old)
             }
-            None => make(),
+            None => self.list(from_ms),
         };
         let catalogue = self.catalogue.insert(catalogue);
         if self.version == Version::V2 {
@@ -167,18 +181,23 @@ impl Outbox {
         catalogue
     }
 
-    /// Makes the requests of the wanted parts of a window, which has `parts` of them. May read files.
+    /// Makes the requests of some parts of a window, which has `parts` of them. Those that the server has are read all the
+    /// same: what their samples say of the ends of series counts for the next window. May read files.
     pub(super) fn make(
         &mut self,
         window: &Range<i64>,
         parts: usize,
-        wanted: &dyn Fn(usize) -> bool,
+        wanted: &Range<usize>,
+        has: &dyn Fn(usize) -> bool,
     ) -> anyhow::Result<Vec<ReadyPart>> {
         let (version, max_samples) = (self.version, self.max_samples);
         let Some(catalogue) = &mut self.catalogue else { return Ok(Vec::new()) };
         let mut made: BTreeMap<usize, OpenPart> = BTreeMap::new();
         let mut failed = None;
-        catalogue.read(window, parts, wanted, &mut |part, series, metadata, at_ms, values| {
+        catalogue.read(window, parts, &|part| wanted.contains(&part), &mut |part, series, metadata, at_ms, values| {
+            if has(part) {
+                return;
+            }
             let open = made.entry(part).or_insert_with(|| OpenPart::new(version));
             let sent = SentSeries { labels: &series.labels, metric_type: series.metric_type, metadata };
             for (at_ms, values) in at_ms.chunks(max_samples).zip(values.chunks(max_samples)) {
@@ -197,6 +216,7 @@ impl Outbox {
 
     /// Notes how many samples a window had.
     pub(super) fn sent(&mut self, window: &Range<i64>, samples: usize) {
+        self.catalogue.iter_mut().for_each(Catalogue::sent);
         self.samples_per_ms = samples as f64 / window.end.saturating_sub(window.start).max(1) as f64;
         self.reach_ms = if samples == 0 { self.reach_ms.saturating_mul(2) } else { 0 };
     }

@@ -3,6 +3,7 @@ use super::core::{histogram_options, options, register};
 use prometheus::core::Collector as _;
 use prometheus::proto::Metric;
 use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+use std::collections::BTreeMap;
 
 /// Metrics of the servers that this host sends to, by their names.
 #[derive(Debug, Clone)]
@@ -135,13 +136,13 @@ impl RemoteMetrics {
             let _ = gauge.remove_label_values(&[remote]);
         }
         let _ = self.expired_seconds.remove_label_values(&[remote]);
-        for reason in self.reasons(remote) {
+        for reason in self.dropped(remote).into_keys() {
             let _ = self.samples_dropped.remove_label_values(&[remote, &reason]);
         }
     }
 
-    /// Returns the reasons for which samples of a server were dropped.
-    fn reasons(&self, remote: &str) -> Vec<String> {
+    /// Returns how many samples of a server were dropped, by reason.
+    pub fn dropped(&self, remote: &str) -> BTreeMap<String, u64> {
         let families = self.samples_dropped.collect();
         let metrics = families.iter().flat_map(|family| family.get_metric());
         let value = |metric: &Metric, name: &str| {
@@ -149,7 +150,7 @@ impl RemoteMetrics {
         };
         metrics
             .filter(|metric| value(metric, "destination").as_deref() == Some(remote))
-            .filter_map(|metric| value(metric, "reason"))
+            .filter_map(|metric| Some((value(metric, "reason")?, metric.get_counter().get_value() as u64)))
             .collect()
     }
 }

@@ -40,6 +40,14 @@ export function System() {
         ${host.pools.map((pool) => html`<${Meter} name=${title(pool.pool)} used=${pool.used} most=${pool.most} text=${`${amount(pool.pool, pool.used)} of ${amount(pool.pool, pool.most)}${pool.refused ? `, ${count(pool.refused)} refused` : ''}`} />`)}
         <p><a href="/docs/fair-shares">What happens when a pool is full</a></p>
       </section>
+      ${host.remotes.length > 0 && html`<section><h2>Samples go to</h2>
+        ${host.remotes.map((remote) => html`<h3>${remote.name}</h3>${remote.error && html`<p class="problem"><b>It takes nothing:</b> ${remote.error}</p>`}<dl class="pairs">
+          <div><dt>behind by</dt><dd>${duration(remote.lag_seconds)}, ${size(remote.lag_bytes)}</dd></div>
+          <div><dt>samples taken</dt><dd>${count(remote.samples)}</dd></div>
+          ${Object.entries(remote.samples_dropped).map(([reason, lost]) => html`<div><dt>refused (${reason})</dt><dd>${count(lost)}</dd></div>`)}
+        </dl>`)}
+        <p><a href="/docs/remote-write">What is sent, and when</a></p>
+      </section>`}
     </div>`}
   </section>`;
 }

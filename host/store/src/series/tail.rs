@@ -70,8 +70,8 @@ struct Spare {
 
 impl SeriesTail {
     /// Follows series, each given by its columns, from a time on. Samples before it are not read, but a series that has
-    /// current ones then is known to be alive. May read files.
-    pub fn new(series: impl IntoIterator<Item = Vec<SeriesColumn>>, from_ms: i64) -> Self {
+    /// current ones then, not older than `known_ms`, is known to be alive. May read files.
+    pub fn new(series: impl IntoIterator<Item = Vec<SeriesColumn>>, known_ms: i64, from_ms: i64) -> Self {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut numbers: HashMap<Vec<u64>, usize> = HashMap::new();
         for (index, mut columns) in series.into_iter().enumerate() {
@@ -86,7 +86,7 @@ impl SeriesTail {
                 piece.series.push(TailedSeries { index, columns, is_live: false });
             }
         }
-        pieces.iter_mut().for_each(|piece| piece.begin(from_ms));
+        pieces.iter_mut().for_each(|piece| piece.begin(known_ms, from_ms));
         Self { pieces }
     }
 
@@ -146,22 +146,33 @@ impl Piece {
         }
     }
 
-    /// Notes which series have current samples before a time.
-    fn begin(&mut self, from_ms: i64) {
+    /// Notes which series have current samples before a time. Ends before it count as marked.
+    fn begin(&mut self, known_ms: i64, from_ms: i64) {
+        let longest_ms = self.interval_ms.max(LONGEST_PACE_MS).saturating_mul(STALE_INTERVALS);
+        let since_ms = from_ms.saturating_sub(longest_ms).max(known_ms);
+        let mut times = Vec::new();
         for (nth, frame) in self.frames.iter().enumerate() {
-            let since_ms = from_ms.saturating_sub(frame.stale_after_ms());
             if frame.latest_at_ms().is_none_or(|latest_ms| latest_ms < since_ms) {
                 continue;
             }
             let columns: Vec<usize> =
                 self.series.iter().filter_map(|series| series.columns.get(nth)).map(|column| column.column).collect();
             let Some((at_ms, readings)) = frame.newest_reading(&columns, since_ms..from_ms) else { continue };
-            let is_later = self.after.last_ms.is_none_or(|known_ms| known_ms < at_ms);
+            let is_later = times.iter().max().is_none_or(|known_ms| *known_ms < at_ms);
             for (series, reading) in self.series.iter_mut().zip(readings) {
                 // Of rows with the same time that with a value counts.
                 series.is_live = !reading.is_nan() || (series.is_live && !is_later);
             }
-            self.after.last_ms = self.after.last_ms.max(Some(at_ms));
+            times.push(at_ms);
+            times.extend(frame.newest_reading(&[], i64::MIN..at_ms).map(|(before_ms, _)| before_ms));
+        }
+        times.sort_unstable();
+        times.dedup();
+        let (last_ms, before_ms) = (times.pop(), times.pop());
+        let pace_ms = last_ms.zip(before_ms).map_or(0, |(last_ms, before_ms)| last_ms.saturating_sub(before_ms));
+        self.after = RowTimes { last_ms, pace_ms };
+        if self.after.is_over(self.interval_ms, from_ms) {
+            self.series.iter_mut().for_each(|series| series.is_live = false);
         }
     }
 
@@ -351,7 +362,7 @@ mod tests {
     /// Reads with one tail, window by window.
     fn tailed(store: &Store, ends_ms: &[i64]) -> Samples {
         let (names, columns) = columns(store);
-        let mut tail = SeriesTail::new(columns, 0);
+        let mut tail = SeriesTail::new(columns, 0, 0);
         let mut samples = Samples::new();
         let mut start = 0;
         for end in ends_ms.iter().copied().chain([ALWAYS.end]) {
@@ -409,14 +420,36 @@ mod tests {
         let one = || BTreeMap::from([(1, 1.0)]);
         let store = store_with(&[(1, BTreeMap::from([(1, 1.0), (2, 2.0)])), (1, one()), (1, one())]);
         let (names, columns) = columns(&store);
-        let mut tail = SeriesTail::new(columns, 3500);
+        let mut tail = SeriesTail::new(columns, 0, 3500);
         assert_eq!(tail.live().map(|index| &*names[index]).collect::<Vec<_>>(), ["1"]);
+        let later = SeriesTail::new(self::columns(&store).1, 3100, 3500);
+        assert_eq!(later.live().count(), 0, "nobody knows of samples before 3100");
         let mut seen = Vec::new();
         tail.read(&(3500..20_000), &|_| true, &mut |series| {
             seen.push((names[series.index].clone(), series.at_ms.to_vec()));
         });
         assert_eq!(seen, [("1".to_owned(), vec![4000, 7000])]);
         assert_eq!(tail.live().count(), 0);
+    }
+
+    #[test]
+    fn a_tail_that_begins_after_an_end_does_not_mark_it_again() {
+        let both = || BTreeMap::from([(1, 1.0), (2, 2.0)]);
+        let store = store_with(&[(1, both()), (1, both()), (1, both()), (100, both()), (1, both())]);
+        let (_, columns) = columns(&store);
+        let marks = |from_ms: i64, until_ms: i64| {
+            let mut marks = Vec::new();
+            SeriesTail::new(columns.clone(), 0, from_ms).read(&(from_ms..until_ms), &|_| true, &mut |series| {
+                let ends = series.at_ms.iter().zip(series.values).filter(|(_, value)| is_stale(**value));
+                marks.extend(ends.map(|(at_ms, _)| *at_ms));
+            });
+            marks
+        };
+        // They end three seconds after 4000, and no later.
+        assert_eq!(marks(6000, 50_000), [7000, 7000]);
+        assert_eq!(marks(7000, 50_000), [7000, 7000]);
+        assert_eq!(marks(7001, 50_000), [0; 0]);
+        assert_eq!(marks(50_000, 100_000), [0; 0]);
     }
 
     #[test]
@@ -435,7 +468,7 @@ mod tests {
             column,
             scale: crate::ReadingScale::Times(10.0),
         };
-        let mut tail = SeriesTail::new([vec![column(&after, 1), column(&before, 0)]], 0);
+        let mut tail = SeriesTail::new([vec![column(&after, 1), column(&before, 0)]], 0, 0);
         let mut seen = Vec::new();
         for window in [0..2500, 2500..10_000] {
             tail.read(&window, &|_| true, &mut |series| {
