@@ -20,6 +20,14 @@ pub struct DeliveryOptions {
 impl DeliveryOptions {
     pub fn check(&self) -> Result<(), InvalidValue> {
         self.alerting.check()?;
-        crate::remote_write::options::check(&self.remote_write)
+        crate::remote_write::options::check(&self.remote_write)?;
+        let webhooks: Vec<String> = self.alerting.webhooks.iter().map(WebhookConfig::name).collect();
+        for (nth, remote) in self.remote_write.iter().enumerate() {
+            if webhooks.contains(&remote.name()) {
+                let why = format!("{:?} is the name of a webhook, too; give it another name", remote.name());
+                return InvalidValue::of(&format!("remote_write[{nth}].name"), &why);
+            }
+        }
+        Ok(())
     }
 }

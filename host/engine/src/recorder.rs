@@ -34,6 +34,8 @@ pub(crate) struct SampleRecorder {
     /// The frame of each polled instance, with the instance's generation.
     frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
     series: SeriesRecorder,
+    /// Whether a reading was from before its tick.
+    has_earlier: bool,
 }
 
 /// The usual duration of a call: the longest of the last calls, where older calls count less.
@@ -72,7 +74,13 @@ impl SampleRecorder {
             last: None,
             usual: UsualDuration::default(),
             frames: HashMap::new(),
+            has_earlier: false,
         }
+    }
+
+    /// Returns the earliest time that readings of the tick at `due_ms` can have.
+    pub(crate) fn earliest_ms(&self, due_ms: i64) -> i64 {
+        if self.has_earlier { due_ms.saturating_sub(self.interval_ms) } else { due_ms }
     }
 
     /// Returns the number of values in a row.
@@ -156,6 +164,7 @@ impl SampleRecorder {
             last => last.is_some_and(|(last_ms, _)| at_ms > last_ms),
         };
         self.last = Some((at_ms, goes_on));
+        self.has_earlier |= readings.offsets_ms.iter().any(|offset_ms| *offset_ms < 0);
         let latest_ms = at_ms.saturating_add(self.latest_ms);
         let mut failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();

@@ -5,14 +5,14 @@ use super::relabel::Relabeling;
 use dropsonde_engine::series::{Metadata, SeriesState};
 use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
-use dropsonde_store::{FoundSeries, STALE, SeriesTail};
-use std::collections::{BTreeMap, HashSet};
+use dropsonde_store::{STALE, SeriesColumn, SeriesTail};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh64::xxh64;
 
-/// Frames with more columns than this are divided among parts.
-const WIDE: usize = 32;
+/// The parts of a window that are read together.
+pub(super) const PARTS_AT_ONCE: usize = 16;
 
 /// The time between two reads of what is known of metrics: it costs as much as a scrape.
 const METADATA_READ: Duration = Duration::from_secs(60);
@@ -37,8 +37,15 @@ pub(super) struct Catalogue {
 pub(super) struct CatalogueSeries {
     pub(super) labels: Labels,
     pub(super) metric_type: MetricType,
-    /// Series with the same number are in one part of a window. It is the same after a restart.
-    part: u64,
+    place: SeriesPlace,
+}
+
+/// What the part of a window depends on that a series is in: its labels alone, so that it is the same after a restart.
+#[derive(Debug, Clone, Copy)]
+struct SeriesPlace {
+    /// A number of its instance, whose series are in neighbouring parts: they are read together.
+    instance: u64,
+    series: u64,
 }
 
 impl Catalogue {
@@ -53,19 +60,24 @@ impl Catalogue {
     ) -> Self {
         // First, so that a change meanwhile is noticed.
         let state = history.state();
-        let mut seen: HashSet<Labels> = HashSet::new();
-        let (mut series, mut columns) = (Vec::new(), Vec::new());
+        // Rules and external labels can give several series the same labels: they are one for the server.
+        let can_merge = relabeling.can_merge() || !external.is_empty();
+        let mut known: HashMap<Labels, usize> = HashMap::new();
+        let (mut series, mut columns): (Vec<CatalogueSeries>, Vec<Vec<SeriesColumn>>) = (Vec::new(), Vec::new());
         let mut interval_ms = i64::MAX;
         for found in history.series() {
             let Some(labels) = relabeling.apply(&found.labels, external) else { continue };
-            // A server takes one of several series with the same labels.
-            if relabeling.can_merge() && !seen.insert(labels.clone()) {
-                continue;
-            }
             let shortest_ms = found.columns.iter().map(|column| column.frame.interval_ms()).min();
             interval_ms = interval_ms.min(shortest_ms.unwrap_or(i64::MAX));
-            let part = part(&found, &labels);
-            series.push(CatalogueSeries { labels, metric_type: found.metric_type, part });
+            if can_merge {
+                if let Some(columns) = known.get(&labels).and_then(|number| columns.get_mut(*number)) {
+                    columns.extend(found.columns);
+                    continue;
+                }
+                known.insert(labels.clone(), columns.len());
+            }
+            let place = SeriesPlace::of(&labels);
+            series.push(CatalogueSeries { labels, metric_type: found.metric_type, place });
             columns.push(found.columns);
         }
         let tail = SeriesTail::new(columns, began_ms, from_ms);
@@ -152,15 +164,18 @@ impl Catalogue {
 
 impl CatalogueSeries {
     fn part(&self, parts: usize) -> usize {
-        (self.part % parts.max(1) as u64) as usize
+        let SeriesPlace { instance, series } = self.place;
+        let (parts, at_once) = (parts.max(1) as u64, PARTS_AT_ONCE as u64);
+        let groups = parts / at_once;
+        // The parts beyond the last whole group stay empty.
+        let part = if groups == 0 { series % parts } else { (instance % groups) * at_once + series % at_once };
+        part as usize
     }
 }
 
-/// Returns a number for a series. Series of narrow frames have that of their instance, so that what is read together
-/// is in one part.
-fn part(found: &FoundSeries, labels: &Labels) -> u64 {
-    match found.columns.first().map(|column| &column.frame) {
-        Some(frame) if frame.schema().fields().len() <= WIDE => xxh64(frame.instance().as_str().as_bytes(), 0),
-        _ => xxh64(labels.as_text().as_bytes(), 0),
+impl SeriesPlace {
+    fn of(labels: &Labels) -> Self {
+        let instance = labels.get("id").unwrap_or_default();
+        Self { instance: xxh64(instance.as_bytes(), 0), series: xxh64(labels.as_text().as_bytes(), 0) }
     }
 }

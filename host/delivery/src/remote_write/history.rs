@@ -1,5 +1,6 @@
 //! Where samples come from: the history of a running host, or that in files.
 
+use super::options::RemoteWriteConfig;
 use dropsonde_engine::Engine;
 use dropsonde_engine::series::{Metadata, SeriesState, exported, metadata};
 use dropsonde_store::FoundSeries;
@@ -15,6 +16,14 @@ pub(super) trait History: Debug + Send + Sync {
 
     /// Returns the time from which on there are samples at all.
     fn kept_since_ms(&self) -> i64;
+
+    /// Returns whether all series are known by their names.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Returns the shortest window that is worth a request.
+    fn least_window_ms(&self, config: &RemoteWriteConfig) -> i64;
 
     /// Returns the present time.
     fn now_ms(&self) -> i64;
@@ -39,7 +48,18 @@ impl History for LiveHistory {
     }
 
     fn kept_since_ms(&self) -> i64 {
-        self.0.clock.now_ms().saturating_sub(self.0.options.load().store.retention.as_ms())
+        // The wall clock alone may just have jumped ahead: then nothing was removed.
+        let Some(trusted_ms) = self.0.store.trusted_ms() else { return i64::MIN };
+        trusted_ms.min(self.0.clock.now_ms()).saturating_sub(self.0.options.load().store.retention.as_ms())
+    }
+
+    /// Before a plugin has begun, the names of its metrics are not known for sure.
+    fn is_ready(&self) -> bool {
+        !self.0.plugins.is_starting()
+    }
+
+    fn least_window_ms(&self, config: &RemoteWriteConfig) -> i64 {
+        config.interval.as_ms()
     }
 
     fn now_ms(&self) -> i64 {
@@ -74,6 +94,10 @@ impl History for KeptHistory {
 
     fn kept_since_ms(&self) -> i64 {
         i64::MIN
+    }
+
+    fn least_window_ms(&self, _: &RemoteWriteConfig) -> i64 {
+        1
     }
 
     fn now_ms(&self) -> i64 {

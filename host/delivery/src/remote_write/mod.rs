@@ -25,6 +25,7 @@ mod request;
 mod sender;
 
 use anyhow::{Context as _, Result};
+use catalogue::PARTS_AT_ONCE;
 use cursor::Cursor;
 use dropsonde_engine::Engine;
 use dropsonde_engine::remotes::RemoteProgress;
@@ -34,7 +35,7 @@ use feedback::HostFeedback;
 pub use feedback::{Feedback, as_text};
 use history::{History, KeptHistory, LiveHistory};
 use options::{RemoteWriteConfig, Version};
-use outbox::{Outbox, PARTS_AT_ONCE, Plan, ReadyPart};
+use outbox::{Outbox, Plan, ReadyPart};
 use sender::{Outcome, Sender};
 
 use std::collections::BTreeMap;
@@ -184,8 +185,9 @@ impl RemoteWrite {
         config: RemoteWriteConfig,
         file: Option<&Path>,
     ) -> Result<Self> {
-        let since_ms = config.since.ms_before(history.now_ms()).max(history.kept_since_ms());
-        let cursor = Cursor::open(file, since_ms)?;
+        let now_ms = history.now_ms();
+        let since_ms = config.since.ms_before(now_ms).min(now_ms).max(history.kept_since_ms());
+        let cursor = Cursor::open(file, since_ms, config.fingerprint())?;
         let progress = Progress { sent_before_ms: cursor.sent_before_ms().into(), bytes_per_second: 0.into() };
         Ok(Self {
             name: config.name(),
@@ -211,13 +213,10 @@ impl RemoteWrite {
     /// Sends all of history that is complete.
     async fn send_complete(&self) -> Result<()> {
         loop {
-            let (from_ms, under_way) = self.with_cursor(|cursor| {
-                let (window, parts) = cursor.window();
-                (window.start, (!window.is_empty()).then_some((window, parts)))
-            });
+            let place = self.cursor(|cursor| cursor.place()).await?;
+            let (from_ms, is_under_way) = (place.window.start, !place.window.is_empty());
             self.progress.sent_before_ms.store(from_ms, Ordering::Relaxed);
-            let is_under_way = under_way.is_some();
-            let plan = self.outbox(move |outbox| outbox.plan(from_ms, under_way)).await?;
+            let plan = self.outbox(move |outbox| outbox.plan(&place)).await?;
             match plan {
                 Plan::Wait => return Ok(()),
                 Plan::SetBack(now_ms) => {
@@ -225,7 +224,12 @@ impl RemoteWrite {
                         destination = self.name,
                         "the clock was set back; samples are sent from its time on"
                     );
-                    self.begin_at(now_ms).await?;
+                    self.cursor(move |cursor| cursor.set_back(now_ms)).await?;
+                    self.outbox(move |outbox| outbox.begin_at(now_ms)).await?;
+                }
+                Plan::CaughtUp(ahead_ms) => {
+                    tracing::info!(destination = self.name, "the clock has caught up with what was sent before");
+                    self.begin_at(ahead_ms).await?;
                 }
                 Plan::Expired(kept_ms) => {
                     self.feedback.expired(kept_ms.saturating_sub(from_ms));
@@ -233,16 +237,18 @@ impl RemoteWrite {
                 }
                 Plan::Send(window, parts) => {
                     if !is_under_way {
-                        self.with_cursor(|cursor| cursor.begin(window.clone(), parts))?;
+                        let own = window.clone();
+                        self.cursor(move |cursor| cursor.begin(own, parts)).await?;
                     }
-                    let began = Instant::now();
                     match self.send(&window, parts).await? {
                         WindowEnd::Again => self.outbox(move |outbox| outbox.rewind(from_ms)).await?,
                         WindowEnd::Sent { samples, bytes } => {
-                            self.with_cursor(|cursor| cursor.end(window.end))?;
+                            self.cursor(move |cursor| cursor.end(window.end)).await?;
                             self.feedback.sent_before(window.end);
-                            self.pace(&window, bytes, began).await;
-                            self.outbox(move |outbox| outbox.sent(&window, samples)).await?;
+                            let span_ms = window.end.saturating_sub(window.start).max(1) as u64;
+                            let per_second = (bytes as u64).saturating_mul(1000) / span_ms;
+                            self.progress.bytes_per_second.store(per_second, Ordering::Relaxed);
+                            self.outbox(move |outbox| outbox.sent(samples)).await?;
                         }
                     }
                 }
@@ -252,14 +258,14 @@ impl RemoteWrite {
 
     /// Goes on at another time.
     async fn begin_at(&self, at_ms: i64) -> Result<()> {
-        self.with_cursor(|cursor| cursor.begin_at(at_ms))?;
+        self.cursor(move |cursor| cursor.begin_at(at_ms)).await?;
         self.outbox(move |outbox| outbox.begin_at(at_ms)).await
     }
 
     /// Sends the parts of a window that the server has not taken yet.
     async fn send(&self, window: &Range<i64>, parts: usize) -> Result<WindowEnd> {
         let (mut sending, mut samples, mut bytes) = (JoinSet::new(), 0, 0);
-        let mut end = None;
+        let (mut end, began) = (None, Instant::now());
         for first in (0..parts).step_by(PARTS_AT_ONCE) {
             let (own, cursor) = (window.clone(), self.cursor.clone());
             let wanted = first..first.saturating_add(PARTS_AT_ONCE).min(parts);
@@ -286,6 +292,7 @@ impl RemoteWrite {
             while sending.len() > PARTS_AT_ONCE.max(self.config.shards) {
                 end = self.joined(&mut sending).await?.or(end);
             }
+            self.pace(window, bytes, began).await;
         }
         while !sending.is_empty() {
             end = self.joined(&mut sending).await?.or(end);
@@ -297,11 +304,7 @@ impl RemoteWrite {
                 self.outbox(|outbox| outbox.version = Version::V1).await?;
             }
             Some(Outcome::TooLarge) => {
-                let most = self.outbox(|outbox| {
-                    outbox.max_samples = (outbox.max_samples / 2).max(1);
-                    outbox.max_samples
-                });
-                let most = most.await?;
+                let most = self.outbox(Outbox::make_smaller).await?;
                 tracing::warn!(destination = self.name, samples = most, "the server takes only smaller requests");
             }
         }
@@ -313,7 +316,7 @@ impl RemoteWrite {
         let Some(joined) = sending.join_next().await else { return Ok(None) };
         let (part, outcome) = joined.context("a task that sends samples panicked")?;
         if outcome == Outcome::Done {
-            self.with_cursor(|cursor| cursor.took(part))?;
+            self.cursor(move |cursor| cursor.took(part)).await?;
             return Ok(None);
         }
         Ok(Some(outcome))
@@ -321,16 +324,17 @@ impl RemoteWrite {
 
     /// Waits as long as the rate demands at which a server may catch up.
     async fn pace(&self, window: &Range<i64>, bytes: usize, began: Instant) {
-        let span_ms = window.end.saturating_sub(window.start).max(1) as u64;
-        self.progress.bytes_per_second.store((bytes as u64).saturating_mul(1000) / span_ms, Ordering::Relaxed);
         if self.history.now_ms().saturating_sub(window.end) > CATCHES_UP_MS {
             let least = Duration::from_secs_f64(bytes as f64 / self.config.catch_up_rate.get() as f64);
             tokio::time::sleep(least.saturating_sub(began.elapsed())).await;
         }
     }
 
-    fn with_cursor<T>(&self, work: impl FnOnce(&mut Cursor) -> T) -> T {
-        work(&mut self.cursor.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Reads or changes the cursor, whose file may be on a slow disk.
+    async fn cursor<T: Send + 'static>(&self, work: impl FnOnce(&mut Cursor) -> T + Send + 'static) -> Result<T> {
+        let cursor = self.cursor.clone();
+        let done = spawn_blocking(move || work(&mut cursor.lock().unwrap_or_else(PoisonError::into_inner)));
+        done.await.context("noting what was sent panicked")
     }
 
     /// Does work that may read files.

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use xxhash_rust::xxh64::xxh64;
 
 /// `[[remote_write]]`: a server that gets samples.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -121,6 +122,18 @@ pub enum Action {
     Uppercase,
 }
 
+/// Headers that requests have of themselves.
+const OWN_HEADERS: [&str; 8] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "user-agent",
+    "x-prometheus-remote-write-version",
+];
+
 fn interval() -> Span {
     Span::from_secs(1)
 }
@@ -221,8 +234,9 @@ impl RemoteWriteConfig {
         for (name, value) in &self.headers {
             let is_header = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
             let is_own = |own: &str| name.eq_ignore_ascii_case(own);
-            if !is_header || ["content-type", "content-encoding", "content-length", "host"].into_iter().any(is_own) {
-                return InvalidValue::of(&of("headers"), &format!("cannot set {name:?} to {value:?}"));
+            if !is_header || OWN_HEADERS.into_iter().any(is_own) {
+                // The value may be a secret.
+                return InvalidValue::of(&of("headers"), &format!("cannot set {name:?}, or not to this value"));
             }
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(300)).contains(&self.interval.get()) {
@@ -253,6 +267,11 @@ impl RemoteWriteConfig {
             Some(without_user(uri.authority()?.as_str()).to_owned())
         };
         self.name.clone().or_else(host).unwrap_or_default()
+    }
+
+    /// Returns a number of what the labels of series depend on.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        xxh64(format!("{:?} {:?}", self.relabel, self.external_labels).as_bytes(), 0)
     }
 
     pub(crate) fn access(&self) -> AccessConfig {

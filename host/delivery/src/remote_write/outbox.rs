@@ -1,7 +1,7 @@
 //! Divides history into windows, and windows into requests.
 
-use super::catalogue::Catalogue;
-use super::cursor::MOST_PARTS;
+use super::catalogue::{Catalogue, PARTS_AT_ONCE};
+use super::cursor::{CursorPlace, MOST_PARTS};
 use super::history::History;
 use super::options::{RemoteWriteConfig, Version};
 use super::relabel::Relabeling;
@@ -18,9 +18,6 @@ const WINDOW_SAMPLES: usize = 20_000_000;
 /// The most bytes of a request, before it is compressed.
 const REQUEST_BYTES: usize = 2 << 20;
 
-/// The parts of a window that are made at a time: their requests are in memory together.
-pub(super) const PARTS_AT_ONCE: usize = 8;
-
 /// Windows up to this length have about as many samples as the one before.
 const SHORT_MS: i64 = 10_000;
 
@@ -33,6 +30,15 @@ const SERIES_OF_INSTANCE: i64 = 16;
 
 /// The longest window that is tried, where there are no samples.
 const LONGEST_WINDOW_MS: i64 = 30 * 86_400_000;
+
+/// Windows after which larger requests are tried again.
+const SMALL_WINDOWS: u32 = 100;
+
+/// How much of the most samples of a window is left with each further one: samplers come seldom, and many at a time.
+const FADES: f64 = 0.98;
+
+/// Samples that history has lost for so long count as lost. It is longer than a turn takes.
+const EXPIRED_MS: i64 = 60_000;
 
 /// The clock was set back by so much at least if the time of what was sent last is so far ahead. Smaller steps are waited
 /// for: a server takes no older sample of a series, and after a step ahead by more it took none.
@@ -47,6 +53,8 @@ pub(super) enum Plan {
     Wait,
     /// The clock was set back: go on at its time.
     SetBack(i64),
+    /// The clock has caught up with the time of what was sent before it was set back: go on there.
+    CaughtUp(i64),
     /// History has nothing before a time any more.
     Expired(i64),
 }
@@ -70,8 +78,10 @@ pub(super) struct Outbox {
     pub(super) max_samples: usize,
     /// The longest window that is tried next; longer where there are no samples.
     reach_ms: i64,
-    /// By the last window.
-    samples_per_ms: f64,
+    /// The most samples of the last windows, where older ones count less.
+    most_samples: f64,
+    /// Windows since the server last asked for smaller requests.
+    windows: u32,
 }
 
 impl Outbox {
@@ -87,7 +97,8 @@ impl Outbox {
             version,
             max_samples,
             reach_ms: 0,
-            samples_per_ms: 0.0,
+            most_samples: 0.0,
+            windows: 0,
         })
     }
 
@@ -104,22 +115,29 @@ impl Outbox {
         }
     }
 
-    /// Plans the next window, which begins at `from_ms`; `under_way`: a window that is not sent completely. May read
-    /// files.
-    pub(super) fn plan(&mut self, from_ms: i64, under_way: Option<(Range<i64>, usize)>) -> Plan {
-        let complete_ms = self.history.complete_before_ms();
-        let kept_ms = self.history.kept_since_ms();
+    /// Plans what to send after what the cursor says. May read files.
+    pub(super) fn plan(&mut self, place: &CursorPlace) -> Plan {
+        if !self.history.is_ready() {
+            return Plan::Wait;
+        }
+        let CursorPlace { window, parts, ahead_ms } = place.clone();
+        let (from_ms, complete_ms) = (window.start, self.history.complete_before_ms());
         if from_ms.saturating_sub(complete_ms) > SET_BACK_MS {
             return Plan::SetBack(complete_ms);
         }
-        if let Some((window, parts)) = under_way {
+        if let Some(ahead_ms) = ahead_ms.filter(|ahead_ms| (from_ms.saturating_add(1)..=complete_ms).contains(ahead_ms))
+        {
+            return Plan::CaughtUp(ahead_ms);
+        }
+        if !window.is_empty() {
             self.refresh(from_ms);
             return Plan::Send(window, parts);
         }
-        if from_ms < kept_ms {
+        let kept_ms = self.history.kept_since_ms();
+        if from_ms < kept_ms.saturating_sub(EXPIRED_MS) {
             return Plan::Expired(kept_ms);
         }
-        if complete_ms.saturating_sub(from_ms) < self.config.interval.as_ms() {
+        if complete_ms.saturating_sub(from_ms) < self.history.least_window_ms(&self.config) {
             return Plan::Wait;
         }
         let catalogue = self.refresh(from_ms);
@@ -132,8 +150,7 @@ impl Outbox {
         let mut window = from_ms..complete_ms.min(from_ms.saturating_add(reach_ms));
         if window.end == complete_ms && window.end - from_ms <= SHORT_MS {
             // To count them would cost as much as to read them.
-            let samples = (self.samples_per_ms * (window.end - from_ms) as f64) as usize;
-            return Plan::Send(window, self.parts(samples));
+            return Plan::Send(window, self.parts(self.most_samples as usize));
         }
         let catalogue = self.refresh(from_ms);
         let mut samples = catalogue.samples_in(&window);
@@ -157,7 +174,9 @@ impl Outbox {
         let bytes = bytes(samples, series);
         // Not quite full, because the parts are not all of the same size.
         let parts = (samples * 5 / 4).div_ceil(self.max_samples).max(bytes.div_ceil(REQUEST_BYTES * 3 / 4));
-        parts.clamp(1, MOST_PARTS)
+        let parts = parts.clamp(1, MOST_PARTS);
+        // Whole groups, so that no part stays empty.
+        if parts < PARTS_AT_ONCE { parts } else { parts / PARTS_AT_ONCE * PARTS_AT_ONCE }
     }
 
     fn list(&self, from_ms: i64) -> Catalogue {
@@ -175,6 +194,9 @@ impl Outbox {
             None => self.list(from_ms),
         };
         let catalogue = self.catalogue.insert(catalogue);
+        if self.most_samples == 0.0 {
+            self.most_samples = catalogue.len() as f64;
+        }
         if self.version == Version::V2 {
             catalogue.read_metadata(&*self.history);
         }
@@ -214,10 +236,20 @@ impl Outbox {
         Ok(made?)
     }
 
+    /// Makes smaller requests, because the server wants that. Returns the most samples of one.
+    pub(super) fn make_smaller(&mut self) -> usize {
+        (self.max_samples, self.windows) = ((self.max_samples / 2).max(1), 0);
+        self.max_samples
+    }
+
     /// Notes how many samples a window had.
-    pub(super) fn sent(&mut self, window: &Range<i64>, samples: usize) {
+    pub(super) fn sent(&mut self, samples: usize) {
         self.catalogue.iter_mut().for_each(Catalogue::sent);
-        self.samples_per_ms = samples as f64 / window.end.saturating_sub(window.start).max(1) as f64;
+        self.most_samples = (self.most_samples * FADES).max(samples as f64);
+        self.windows += 1;
+        if self.windows >= SMALL_WINDOWS && self.max_samples < self.config.max_samples {
+            (self.max_samples, self.windows) = ((self.max_samples * 2).min(self.config.max_samples), 0);
+        }
         self.reach_ms = if samples == 0 { self.reach_ms.saturating_mul(2) } else { 0 };
     }
 }

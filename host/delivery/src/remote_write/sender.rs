@@ -56,7 +56,7 @@ pub(super) enum Outcome {
 pub(super) struct Sender {
     config: RemoteWriteConfig,
     feedback: Arc<dyn Feedback>,
-    client: Mutex<ClientOfFiles>,
+    client: Arc<Mutex<ClientOfFiles>>,
     attempts: Mutex<Attempts>,
     /// Held by the one request that tries whether the server is back.
     trial: AsyncMutex<()>,
@@ -74,13 +74,15 @@ struct ClientOfFiles {
 struct Attempts {
     /// Failures since the last success.
     failures: u32,
+    /// When the last of them was.
+    failed: Option<Instant>,
     /// No request is sent before this time.
     until: Option<Instant>,
 }
 
 impl Sender {
     pub(super) fn new(config: RemoteWriteConfig, feedback: Arc<dyn Feedback>) -> Result<Self> {
-        let client = Mutex::new(ClientOfFiles::new(&config)?);
+        let client = Arc::new(Mutex::new(ClientOfFiles::new(&config)?));
         Ok(Self { config, feedback, client, attempts: Mutex::default(), trial: AsyncMutex::default() })
     }
 
@@ -92,12 +94,12 @@ impl Sender {
             let answer = self.attempt(&request).await;
             let (why, asked) = match answer {
                 Ok(answer) if answer.status.is_success() => {
-                    self.works(began.elapsed());
+                    self.works(began);
                     drop(trial);
                     return self.taken(&request, &answer);
                 }
                 Ok(answer) if is_refusal(answer.status) => {
-                    self.works(began.elapsed());
+                    self.works(began);
                     drop(trial);
                     return self.refused(&request, &answer);
                 }
@@ -106,6 +108,19 @@ impl Sender {
             };
             self.fails(&why, asked);
         }
+    }
+
+    /// Returns the client; a new one if its certificates have changed.
+    async fn client(&self) -> Client {
+        let (known, is_due) = {
+            let known = lock(&self.client);
+            (known.client.clone(), known.is_due())
+        };
+        if !is_due {
+            return known;
+        }
+        let (client, config) = (self.client.clone(), self.config.clone());
+        tokio::task::spawn_blocking(move || lock(&client).current(&config)).await.unwrap_or(known)
     }
 
     async fn attempt(&self, request: &ReadyRequest) -> Result<Answer, SendError> {
@@ -123,8 +138,7 @@ impl Sender {
             headers: headers(request.version).into_iter().chain(further).collect(),
             body: request.body.clone(),
         };
-        let client = lock(&self.client).current(&self.config);
-        client.ask(message).await
+        self.client().await.ask(message).await
     }
 
     /// Waits until a request may be sent. While the server fails, one request at a time tries.
@@ -133,35 +147,48 @@ impl Sender {
             return None;
         }
         let trial = self.trial.lock().await;
-        let (failures, until) = {
-            let attempts = lock(&self.attempts);
-            (attempts.failures, attempts.until)
-        };
-        if failures == 0 {
-            return None;
+        loop {
+            let (failures, until) = {
+                let attempts = lock(&self.attempts);
+                (attempts.failures, attempts.until)
+            };
+            if failures == 0 {
+                return None;
+            }
+            // Another request may have failed meanwhile.
+            match until.filter(|until| *until > Instant::now()) {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => {
+                    if failures >= MOST_FAILURES {
+                        self.feedback.tries();
+                    }
+                    return Some(trial);
+                }
+            }
         }
-        if let Some(until) = until {
-            tokio::time::sleep_until(until.into()).await;
-        }
-        if failures >= MOST_FAILURES {
-            self.feedback.tries();
-        }
-        Some(trial)
     }
 
-    fn works(&self, took: Duration) {
-        let before = std::mem::take(&mut *lock(&self.attempts));
-        self.feedback.works(took, before.failures > 0);
+    /// Notes that a request worked that began at a time.
+    fn works(&self, began: Instant) {
+        let mut attempts = lock(&self.attempts);
+        let is_news = attempts.failed.is_none_or(|failed| failed <= began);
+        let is_back = is_news && attempts.failures > 0;
+        if is_news {
+            *attempts = Attempts::default();
+        }
+        drop(attempts);
+        self.feedback.works(began.elapsed(), is_back);
     }
 
     fn fails(&self, why: &str, asked: Option<Duration>) {
+        let now = Instant::now();
         let mut attempts = lock(&self.attempts);
-        let pause = PAUSES.0.saturating_mul(1 << attempts.failures.min(16)).min(PAUSES.1);
+        let pause = PAUSES.0.saturating_mul(1 << attempts.failures.min(16));
         // Several hosts do not come back at the same moment.
-        let jitter = RandomState::new().hash_one(0) % 1024;
-        let pause = pause / 2 + (pause / 2).mul_f64(jitter as f64 / 1024.0);
-        attempts.until = Some(Instant::now() + pause.max(asked.unwrap_or_default().min(LONGEST_ASKED)));
-        attempts.failures = attempts.failures.saturating_add(1);
+        let jitter = (RandomState::new().hash_one(0) % 1024) as f64 / 2048.0;
+        let pause = pause.mul_f64(1.0 + jitter).min(PAUSES.1).max(asked.unwrap_or_default().min(LONGEST_ASKED));
+        attempts.until = attempts.until.max(Some(now + pause));
+        (attempts.failed, attempts.failures) = (Some(now), attempts.failures.saturating_add(1));
         let is_down = attempts.failures >= MOST_FAILURES;
         drop(attempts);
         self.feedback.fails(why, is_down);
@@ -217,9 +244,14 @@ impl ClientOfFiles {
         config.access().certificate_files().map(|file| (file.clone(), version(file))).collect()
     }
 
+    /// Returns whether it is time to look at the files.
+    fn is_due(&self) -> bool {
+        !self.files.is_empty() && self.looked.elapsed() >= LOOK
+    }
+
     /// Returns the client; a new one if its files have changed and can be read.
     fn current(&mut self, config: &RemoteWriteConfig) -> Client {
-        if !self.files.is_empty() && self.looked.elapsed() >= LOOK {
+        if self.is_due() {
             self.looked = Instant::now();
             if self.files != Self::versions(config)
                 && let Ok(new) = Self::new(config)

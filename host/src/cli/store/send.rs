@@ -79,8 +79,12 @@ pub(in crate::cli) async fn send(args: SendArgs, out: &mut Out) -> Result<()> {
     for (reason, count) in &*progress.refused.lock().unwrap_or_else(PoisonError::into_inner) {
         say!(out, "refused {count} samples: {reason}");
     }
+    let is_refused = !progress.refused.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
     if stopped {
         bail!("stopped; the same command goes on where this one ended");
+    }
+    if is_refused {
+        bail!("the server refused samples; mend that, and send all again with --again");
     }
     if sent == 0 && args.again {
         say!(out, "history has no samples in this time");
@@ -129,7 +133,7 @@ fn remote(args: &SendArgs, config: &Config) -> Result<RemoteWriteConfig> {
 fn cursor(args: &SendArgs, config: &Config) -> Result<PathBuf> {
     let folder = config.data_dir()?.join(FOLDER);
     make_inside(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let identity = format!("{} {:?} {:?} {:?}", args.to, args.since, args.until, args.matches);
+    let identity = format!("{} {:?} {:?} {:?} {:?}", args.to, args.since, args.until, args.matches, args.header);
     let hash = xxhash_rust::xxh64::xxh64(identity.as_bytes(), 0);
     Ok(folder.join(format!("send-{hash:016x}.cursor")))
 }

@@ -164,7 +164,10 @@ impl Piece {
                 series.is_live = !reading.is_nan() || (series.is_live && !is_later);
             }
             times.push(at_ms);
-            times.extend(frame.newest_reading(&[], i64::MIN..at_ms).map(|(before_ms, _)| before_ms));
+            // Of a longer pause it does not matter how long it was.
+            times.extend(
+                frame.newest_reading(&[], at_ms.saturating_sub(longest_ms)..at_ms).map(|(before_ms, _)| before_ms),
+            );
         }
         times.sort_unstable();
         times.dedup();
@@ -188,7 +191,8 @@ impl Piece {
             self.look(window);
         }
         let has_rows = self.has_rows;
-        if !has_rows && !self.before.is_over(self.interval_ms, window.end) {
+        let can_end = || self.before.is_over(self.interval_ms, window.end) && self.series.iter().any(|one| one.is_live);
+        if !has_rows && !can_end() {
             return;
         }
         let wanted: Vec<usize> = (0..self.series.len())
@@ -216,7 +220,12 @@ impl Piece {
         let last_write = self.frames.iter().map(|frame| frame.last_write()).max().unwrap_or(0);
         self.has_rows = self.seen != Some(last_write);
         if self.has_rows {
-            let latest_ms = self.frames.iter().filter_map(|frame| frame.latest_at_ms()).max();
+            let latest = |frame: &Arc<Frame>| match frame.generation() {
+                0 => frame.latest_at_ms(),
+                // The clock was set back: an earlier row has a later time.
+                _ => frame.span_ms().map(|(_, last_ms)| last_ms),
+            };
+            let latest_ms = self.frames.iter().filter_map(latest).max();
             self.has_rows = latest_ms.is_some_and(|latest_ms| latest_ms >= window.start);
             self.seen = latest_ms.is_none_or(|latest_ms| latest_ms < window.end).then_some(last_write);
         }

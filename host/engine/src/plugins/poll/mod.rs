@@ -155,7 +155,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
             let before = *schedule;
             let now_ms = self.engine.clock.now_ms();
             let (due_ms, missed) = overdue.take().unwrap_or_else(|| schedule.next(now_ms, self.engine.clock.steady()));
-            writer.next_is_due(due_ms);
+            writer.next_is_due(self.recorder.as_ref().map_or(due_ms, |recorder| recorder.earliest_ms(due_ms)));
             // False until the next tick, if there is no instance to hand events to.
             let mut listens = true;
             self.status.update(|known| known.next_poll_ms = Some(due_ms));
