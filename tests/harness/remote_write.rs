@@ -14,6 +14,9 @@ const STALE: u64 = 0x7ff0_0000_0000_0002;
 /// The samples of a series: times, and the bits of values.
 pub(crate) type SentSamples = Vec<(i64, u64)>;
 
+/// The labels of a series, as they were sent.
+type LabelPairs = Vec<(String, String)>;
+
 /// A strict server. It ends with the test run.
 pub(crate) struct StrictReceiver {
     address: SocketAddr,
@@ -209,7 +212,7 @@ impl ReceiverState {
             self.breaks("a body that is not compressed with snappy".to_owned());
             return Err(400);
         };
-        let series: Vec<(Vec<(String, String)>, Vec<Sample>)> = if is_v2 {
+        let series: Vec<(LabelPairs, Vec<Sample>)> = if is_v2 {
             let Ok(request) = Request2::decode(&bytes[..]) else {
                 self.breaks("no Request of version 2".to_owned());
                 return Err(400);

@@ -2,6 +2,7 @@
 
 use super::history::History;
 use super::relabel::Relabeling;
+use super::request::SentSeries;
 use dropsonde_engine::series::{Metadata, SeriesState};
 use dropsonde_model::labels::NAME;
 use dropsonde_model::{Labels, MetricType};
@@ -34,10 +35,19 @@ pub(super) struct Catalogue {
 
 /// A series that a server gets.
 #[derive(Debug, Clone)]
-pub(super) struct CatalogueSeries {
-    pub(super) labels: Labels,
-    pub(super) metric_type: MetricType,
+struct CatalogueSeries {
+    labels: Labels,
+    metric_type: MetricType,
     place: SeriesPlace,
+}
+
+/// Samples of a series in a window, with the number of the part that they are in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PartSamples<'a> {
+    pub(super) part: usize,
+    pub(super) series: SentSeries<'a>,
+    pub(super) at_ms: &'a [i64],
+    pub(super) values: &'a [f64],
 }
 
 /// What the part of a window depends on that a series is in: its labels alone, so that it is the same after a restart.
@@ -136,27 +146,32 @@ impl Catalogue {
         self.tail.block_start(until_ms)
     }
 
-    /// Passes the samples of some parts of a window to `visit`, with the number of their part. May read files.
+    /// Passes the samples of some parts of a window to `visit`. May read files.
     pub(super) fn read(
         &mut self,
         window: &Range<i64>,
         parts: usize,
         wanted: &dyn Fn(usize) -> bool,
-        visit: &mut dyn FnMut(usize, &CatalogueSeries, Option<&Metadata>, &[i64], &[f64]),
+        visit: &mut dyn FnMut(PartSamples<'_>),
     ) {
         let Self { series, tail, gone, metadata, .. } = self;
-        let known = |series: &CatalogueSeries| {
-            let name = series.labels.get(NAME)?;
-            let family = || ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-            metadata.get(name).or_else(|| metadata.get(family()?))
+        let mut visit = |series: &CatalogueSeries, at_ms: &[i64], values: &[f64]| {
+            let known = || {
+                let name = series.labels.get(NAME)?;
+                let family = || ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+                metadata.get(name).or_else(|| metadata.get(family()?))
+            };
+            let metadata = if metadata.is_empty() { None } else { known() };
+            let sent = SentSeries { labels: &series.labels, metric_type: series.metric_type, metadata };
+            visit(PartSamples { part: series.part(parts), series: sent, at_ms, values });
         };
         for series in gone.iter().filter(|series| wanted(series.part(parts))) {
-            visit(series.part(parts), series, known(series), &[window.start], &[STALE]);
+            visit(series, &[window.start], &[STALE]);
         }
         let is_wanted = |index: usize| series.get(index).is_some_and(|series| wanted(series.part(parts)));
         tail.read(window, &is_wanted, &mut |samples| {
             if let Some(series) = series.get(samples.index) {
-                visit(series.part(parts), series, known(series), samples.at_ms, samples.values);
+                visit(series, samples.at_ms, samples.values);
             }
         });
     }

@@ -1,6 +1,6 @@
 //! Divides history into windows, and windows into requests.
 
-use super::catalogue::{Catalogue, PARTS_AT_ONCE};
+use super::catalogue::{Catalogue, PARTS_AT_ONCE, PartSamples};
 use super::cursor::{CursorPlace, MOST_PARTS};
 use super::history::History;
 use super::options::{RemoteWriteConfig, Version};
@@ -216,14 +216,14 @@ impl Outbox {
         let Some(catalogue) = &mut self.catalogue else { return Ok(Vec::new()) };
         let mut made: BTreeMap<usize, OpenPart> = BTreeMap::new();
         let mut failed = None;
-        catalogue.read(window, parts, &|part| wanted.contains(&part), &mut |part, series, metadata, at_ms, values| {
+        catalogue.read(window, parts, &|part| wanted.contains(&part), &mut |samples| {
+            let PartSamples { part, series, at_ms, values } = samples;
             if has(part) {
                 return;
             }
             let open = made.entry(part).or_insert_with(|| OpenPart::new(version));
-            let sent = SentSeries { labels: &series.labels, metric_type: series.metric_type, metadata };
             for (at_ms, values) in at_ms.chunks(max_samples).zip(values.chunks(max_samples)) {
-                if let Err(error) = open.add(version, max_samples, sent, at_ms, values) {
+                if let Err(error) = open.add(version, max_samples, series, at_ms, values) {
                     failed = Some(error);
                 }
             }
