@@ -1,6 +1,6 @@
 //! Alerts that are sent elsewhere: to Debian's Alertmanager, and to webhooks that are slow, broken or away.
 
-use crate::harness::{Host, Measured, Receiver, Server, TestServer, host_with_rules, wait_until};
+use crate::harness::{Host, Measured, Received, Receiver, Server, TestServer, host_with_rules, wait_until};
 use crate::servers::say_not_tested;
 use serde_json::{Value, json};
 use std::fs;
@@ -179,8 +179,9 @@ fn a_message_is_repeated_while_its_alerts_fire() {
     let hook = Receiver::start();
     let measured = Measured::start("queue{zone=\"a\"} 7\n");
     let _host = host(&measured, &webhook(&hook, "repeat_interval = '1s'"));
-    let messages = hook.until_count(3);
-    assert!(messages.iter().all(|message| message.json()["status"] == "firing"));
+    // On a busy machine a scrape may fail, and the alert end, in between.
+    let fires = |message: &&Received| message.json()["status"] == "firing";
+    hook.until("it is not told again", |messages| messages.iter().filter(fires).count() >= 3);
 }
 
 #[test]

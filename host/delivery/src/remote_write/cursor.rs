@@ -11,6 +11,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Bytes of each of the two places.
 const PLACE: usize = 4096;
@@ -23,6 +24,9 @@ const HEADER: usize = 64;
 
 /// The most parts of a window.
 pub(crate) const MOST_PARTS: usize = (PLACE - HEADER - 4) * 8;
+
+/// The longest wait for another user of the file.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The place of one server.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl Cursor {
             }
             opened => opened.with_context(cannot)?,
         };
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if !is_locked(&file) {
             bail!("{} is in use: something else sends to this server", path.display());
         }
         let is_new = file.metadata().with_context(cannot)?.len() == 0;
@@ -182,6 +186,19 @@ impl Cursor {
         }
         self.is_failing = written.is_err();
     }
+}
+
+/// Locks a file, so that nothing else sends to the same server. Who sent to it before a reload may need a moment to end.
+/// A disk that has no locks is used without.
+fn is_locked(file: &File) -> bool {
+    let began = Instant::now();
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if began.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(PATIENCE / 20);
+    }
+    true
 }
 
 impl State {

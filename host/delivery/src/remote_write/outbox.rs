@@ -140,19 +140,17 @@ impl Outbox {
         if complete_ms.saturating_sub(from_ms) < self.history.least_window_ms(&self.config) {
             return Plan::Wait;
         }
-        let catalogue = self.refresh(from_ms);
-        let usual_ms = match catalogue.interval_ms() {
+        let usual_ms = match self.refresh(from_ms).interval_ms() {
             i64::MAX => LONGEST_WINDOW_MS,
             interval_ms => interval_ms.saturating_mul(self.max_samples as i64) / SERIES_OF_INSTANCE,
         };
-        let reach_ms = self.reach_ms.max(usual_ms).clamp(1000, LONGEST_WINDOW_MS);
-        self.reach_ms = reach_ms;
-        let mut window = from_ms..complete_ms.min(from_ms.saturating_add(reach_ms));
+        self.reach_ms = self.reach_ms.max(usual_ms).clamp(1000, LONGEST_WINDOW_MS);
+        let mut window = from_ms..complete_ms.min(from_ms.saturating_add(self.reach_ms));
         if window.end == complete_ms && window.end - from_ms <= SHORT_MS {
             // To count them would cost as much as to read them.
             return Plan::Send(window, self.parts(self.most_samples as usize));
         }
-        let catalogue = self.refresh(from_ms);
+        let Some(catalogue) = &self.catalogue else { return Plan::Wait };
         let mut samples = catalogue.samples_in(&window);
         while samples > WINDOW_SAMPLES && window.end - from_ms > 1000 {
             let share = WINDOW_SAMPLES as f64 / samples as f64;
