@@ -1,6 +1,10 @@
 //! A server for remote write, of both versions, that keeps what it gets and notes every broken rule.
 
+#[path = "../../host/delivery/src/remote_write/messages.rs"]
+mod messages;
+
 use super::host::wait_until;
+use messages::{Label, Request2, Sample, TimeSeries2, WriteRequest};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -44,64 +48,6 @@ pub(crate) struct ReceiverState {
     speaks_v2: bool,
     /// The answer to requests in place of accepting them: a status and further header lines. 0: none at all.
     instead: Option<(u16, String)>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct WriteRequest {
-    #[prost(message, repeated, tag = "1")]
-    timeseries: Vec<TimeSeries>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TimeSeries {
-    #[prost(message, repeated, tag = "1")]
-    labels: Vec<Label>,
-    #[prost(message, repeated, tag = "2")]
-    samples: Vec<Sample>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Label {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Sample {
-    #[prost(double, tag = "1")]
-    value: f64,
-    #[prost(int64, tag = "2")]
-    timestamp: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Request2 {
-    #[prost(string, repeated, tag = "4")]
-    symbols: Vec<String>,
-    #[prost(message, repeated, tag = "5")]
-    timeseries: Vec<TimeSeries2>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TimeSeries2 {
-    #[prost(uint32, repeated, tag = "1")]
-    labels_refs: Vec<u32>,
-    #[prost(message, repeated, tag = "2")]
-    samples: Vec<Sample>,
-    #[prost(message, optional, tag = "5")]
-    metadata: Option<Metadata2>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Metadata2 {
-    #[prost(int32, tag = "1")]
-    metric_type: i32,
-    #[prost(uint32, tag = "3")]
-    help_ref: u32,
-    #[prost(uint32, tag = "4")]
-    unit_ref: u32,
 }
 
 impl StrictReceiver {

@@ -53,7 +53,7 @@ pub(crate) struct Message {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// What it says, unless it is a success.
+    /// Its text, unless it is a success.
     text: String,
 }
 

@@ -16,4 +16,4 @@ mod remote_write;
 
 pub use check::check;
 pub use deliveries::Deliveries;
-pub use remote_write::{Feedback, KeptSeries, as_text, send_kept};
+pub use remote_write::{Feedback, KeptSeries, as_text, kept_cursor, send_kept};

@@ -83,7 +83,8 @@ impl Health {
         };
         let reasons = fatal.iter().map(FatalReason::to_string).chain(clock(engine));
         let reasons = reasons.chain(engine.plugins.folder_trouble()).chain(engine.rules.troubles());
-        let reasons = reasons.chain(engine.remotes.troubles());
+        let kept_ms = engine.options.load().store.retention.as_ms();
+        let reasons = reasons.chain(engine.remotes.troubles(engine.clock.now_ms(), kept_ms));
         let of_front = engine.front().map(|front| front.troubles()).unwrap_or_default();
         let reasons = reasons.chain(of_front).chain(engine.audit.trouble());
         let reasons = reasons.chain(shares::greedy(engine).into_iter().map(|greedy| greedy.why)).collect();

@@ -62,7 +62,7 @@ impl HostStatus {
                 error: archive.failing.map(|failing| failing.error),
             },
             pools: shares::in_use(engine),
-            remotes: engine.remotes.statuses(engine.clock.now_ms()),
+            remotes: engine.remotes.statuses(&engine.metrics.remotes, engine.clock.now_ms()),
         }
     }
 }

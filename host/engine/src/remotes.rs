@@ -1,6 +1,7 @@
 //! Other servers that this host sends to: whether they take what they get.
 
 use crate::json;
+use crate::metrics::RemoteMetrics;
 use dropsonde_model::text;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -13,23 +14,17 @@ const FAILURES: u32 = 3;
 #[derive(Debug, Default)]
 pub struct Remotes {
     failing: Mutex<BTreeMap<String, FailingRemote>>,
-    /// The times of the oldest samples that servers have not got although history keeps them for not much longer.
-    behind: Mutex<BTreeMap<String, i64>>,
     /// The servers that get samples.
     progress: Mutex<BTreeMap<String, RemoteProgress>>,
 }
 
 /// How far a server is that gets samples.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RemoteProgress {
     /// The time before which it has everything.
     pub sent_before_ms: i64,
     /// About how many bytes wait to be sent.
     pub lag_bytes: u64,
-    /// Samples that it took since the start.
-    pub samples: u64,
-    /// Samples that it refused for good since the start, by reason.
-    pub dropped: BTreeMap<String, u64>,
 }
 
 /// A server that gets samples, for people.
@@ -76,39 +71,21 @@ impl Remotes {
         }
     }
 
-    /// Notes the time of the oldest sample that a server has not got, if history keeps it for not much longer.
-    pub fn is_behind(&self, name: &str, oldest_ms: Option<i64>) {
-        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = match oldest_ms {
-            Some(oldest_ms) => behind.insert(name.to_owned(), oldest_ms).is_none(),
-            None => {
-                behind.remove(name);
-                false
-            }
-        };
-        if is_new {
-            tracing::warn!(
-                remote = name,
-                "a server is so far behind that history may lose samples before it gets them"
-            );
-        }
-    }
-
     /// Notes how far a server is.
     pub fn progress(&self, name: &str, progress: RemoteProgress) {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), progress);
     }
 
     /// Returns the servers that get samples.
-    pub fn statuses(&self, now_ms: i64) -> Vec<RemoteStatus> {
+    pub fn statuses(&self, metrics: &RemoteMetrics, now_ms: i64) -> Vec<RemoteStatus> {
         let (progress, failing) = (self.progress.lock().unwrap_or_else(PoisonError::into_inner), self.lock());
         let status = |(name, progress): (&String, &RemoteProgress)| RemoteStatus {
             name: name.clone(),
             sent_before: json::time(progress.sent_before_ms),
             lag_seconds: now_ms.saturating_sub(progress.sent_before_ms).max(0) as f64 / 1000.0,
             lag_bytes: progress.lag_bytes,
-            samples: progress.samples,
-            samples_dropped: progress.dropped.clone(),
+            samples: metrics.samples.with_label_values(&[name]).get(),
+            samples_dropped: metrics.dropped(name),
             error: failing.get(name).map(|failing| text::harmless(&failing.why)),
         };
         progress.iter().map(status).collect()
@@ -118,23 +95,23 @@ impl Remotes {
     pub fn forget(&self, name: &str) {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.lock().remove(name);
-        self.is_behind(name, None);
     }
 
-    /// Returns what is wrong, a sentence each.
-    pub fn troubles(&self) -> Vec<String> {
+    /// Returns what is wrong, a sentence each. `kept_ms`: the time for which history keeps samples.
+    pub fn troubles(&self, now_ms: i64, kept_ms: i64) -> Vec<String> {
         let failing = self.lock();
         let told = failing.iter().filter(|(_, remote)| remote.failures >= FAILURES);
         let sentence = |(name, remote): (&String, &FailingRemote)| {
             let (since, why) = (json::time(remote.since_ms), text::harmless(&remote.why));
             format!("nothing can be sent to {name} since {since}: {why}; the host keeps trying")
         };
-        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        let late = |(name, oldest_ms): (&String, &i64)| {
-            let since = json::time(*oldest_ms);
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_late = |progress: &RemoteProgress| now_ms.saturating_sub(progress.sent_before_ms) > kept_ms / 2;
+        let late = progress.iter().filter(|(_, progress)| is_late(progress)).map(|(name, progress)| {
+            let since = json::time(progress.sent_before_ms);
             format!("{name} has no samples since {since}: half of the time for which history keeps them is over")
-        };
-        told.map(sentence).chain(behind.iter().map(late)).collect()
+        });
+        told.map(sentence).chain(late).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, FailingRemote>> {
@@ -151,20 +128,20 @@ mod tests {
         let remotes = Remotes::default();
         remotes.fails("a", "refused", 0);
         remotes.fails("a", "refused", 1000);
-        assert!(remotes.troubles().is_empty());
+        assert!(remotes.troubles(3000, 4000).is_empty());
         remotes.fails("a", "too slow", 2000);
         assert_eq!(
-            remotes.troubles(),
+            remotes.troubles(3000, 4000),
             ["nothing can be sent to a since 1970-01-01T00:00:00Z: too slow; the host keeps trying"]
         );
         remotes.works("a");
-        assert!(remotes.troubles().is_empty());
-        remotes.is_behind("a", Some(0));
+        assert!(remotes.troubles(3000, 4000).is_empty());
+        remotes.progress("a", RemoteProgress { sent_before_ms: 0, lag_bytes: 0 });
         assert_eq!(
-            remotes.troubles(),
+            remotes.troubles(3000, 4000),
             ["a has no samples since 1970-01-01T00:00:00Z: half of the time for which history keeps them is over"]
         );
         remotes.forget("a");
-        assert!(remotes.troubles().is_empty());
+        assert!(remotes.troubles(3000, 4000).is_empty());
     }
 }

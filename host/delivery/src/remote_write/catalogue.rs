@@ -50,7 +50,8 @@ pub(super) struct PartSamples<'a> {
     pub(super) values: &'a [f64],
 }
 
-/// What the part of a window depends on that a series is in: its labels alone, so that it is the same after a restart.
+/// Two numbers of a series that tell its part of a window. They depend on its labels alone, so that the part is the same
+/// after a restart.
 #[derive(Debug, Clone, Copy)]
 struct SeriesPlace {
     /// A number of its instance, whose series are in neighbouring parts: they are read together.

@@ -39,7 +39,7 @@ pub(crate) struct Cursor {
     number: u64,
 }
 
-/// What is to be sent next.
+/// The window to send next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CursorPlace {
     /// The window that is under way. If none is, it is empty, and the next one begins there.
@@ -60,13 +60,13 @@ struct State {
     window: Range<i64>,
     /// Whether the server took each of the parts.
     parts: Vec<bool>,
-    /// What the division into parts depends on.
+    /// A number of the rules by which series get their labels, and so their parts.
     division: u64,
 }
 
 impl Cursor {
     /// Opens the cursor in a file. A server without one begins at `since_ms`. Without a file nothing is kept.
-    /// `division`: a number of what the division into parts depends on; parts of another division count for nothing.
+    /// `division`: a number of the rules by which series get their labels; with other rules, the parts are others.
     pub(crate) fn open(path: Option<&Path>, since_ms: i64, division: u64) -> Result<Self> {
         let state =
             State { began_ms: since_ms, ahead_ms: i64::MIN, window: since_ms..since_ms, parts: Vec::new(), division };
@@ -116,7 +116,7 @@ impl Cursor {
         Ok(cursor)
     }
 
-    /// Returns what is to be sent next.
+    /// Returns the window to send next.
     pub(crate) fn place(&self) -> CursorPlace {
         let State { ahead_ms, window, parts, .. } = &self.state;
         let ahead_ms = Some(*ahead_ms).filter(|ahead_ms| *ahead_ms != i64::MIN);

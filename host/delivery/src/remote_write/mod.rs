@@ -8,8 +8,10 @@
 //! ```
 //!
 //! * [`options`]: the servers. `relabel`: changes labels and chooses series.
-//! * `history`: that of a running host, or that in files. `cursor`: the durable place in it. `catalogue`: the series and their samples. `outbox`: divides them into
-//!   requests; `request`: one of them. `sender`: sends them. `feedback`: tells people how it goes.
+//! * `history`: that of a running host, or that in files. `cursor`: the durable place in it. `catalogue`: the series and
+//!   their samples.
+//! * `outbox`: divides them into requests; `request`: one of them, `messages`: as a server reads it. `sender`: sends
+//!   them. `feedback`: tells people how it goes.
 //!
 //! Windows are sent one after the other, and all samples of a series in one window are in one part of it. So a server
 //! gets the samples of a series in the order of their time, although several requests are under way.
@@ -18,6 +20,8 @@ mod catalogue;
 mod cursor;
 mod feedback;
 mod history;
+#[cfg(test)]
+mod messages;
 pub(crate) mod options;
 mod outbox;
 mod relabel;
@@ -32,12 +36,10 @@ use dropsonde_engine::remotes::RemoteProgress;
 use dropsonde_model::text;
 use dropsonde_store::FoundSeries;
 use feedback::HostFeedback;
-pub use feedback::{Feedback, as_text};
 use history::{History, KeptHistory, LiveHistory};
 use options::{RemoteWriteConfig, Version};
 use outbox::{Outbox, Plan, ReadyPart};
 use sender::{Outcome, Sender};
-
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -46,6 +48,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
+use xxhash_rust::xxh64::xxh64;
+
+pub use feedback::{Feedback, as_text};
 
 /// The folder of cursors in the data directory.
 const FOLDER: &str = "remote-write";
@@ -161,6 +166,12 @@ pub struct KeptSeries {
     pub series: Vec<FoundSeries>,
     /// The times of the samples to send.
     pub window: Range<i64>,
+}
+
+/// Returns the file in a data directory in which the progress of [`send_kept`] is kept. `identity`: a text that tells
+/// the server and the choice of samples.
+pub fn kept_cursor(data_dir: &Path, identity: &str) -> PathBuf {
+    data_dir.join(FOLDER).join(format!("send-{:016x}.cursor", xxh64(identity.as_bytes(), 0)))
 }
 
 /// Sends history in files to a server. `cursor`: the file in which its progress is kept, so that another call goes on
@@ -292,6 +303,10 @@ impl RemoteWrite {
             while sending.len() > PARTS_AT_ONCE.max(self.config.shards) {
                 end = self.joined(&mut sending).await?.or(end);
             }
+            if end.is_some() {
+                // The others would be refused for the same reason.
+                break;
+            }
             self.pace(window, bytes, began).await;
         }
         while !sending.is_empty() {
@@ -353,15 +368,8 @@ impl RemoteWrite {
             metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
             let bytes = self.progress.bytes_per_second.load(Ordering::Relaxed) as f64 * lag;
             metrics.lag_bytes.with_label_values(&[&self.name]).set(bytes);
-            let progress = RemoteProgress {
-                sent_before_ms: sent_ms,
-                lag_bytes: bytes as u64,
-                samples: metrics.samples.with_label_values(&[&self.name]).get(),
-                dropped: metrics.dropped(&self.name),
-            };
+            let progress = RemoteProgress { sent_before_ms: sent_ms, lag_bytes: bytes as u64 };
             engine.remotes.progress(&self.name, progress);
-            let is_late = lag_ms > engine.options.load().store.retention.as_ms() / 2;
-            engine.remotes.is_behind(&self.name, is_late.then_some(sent_ms));
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -90,7 +90,7 @@ pub struct RelabelConfig {
     pub source_labels: Vec<String>,
     #[serde(default = "separator")]
     pub separator: String,
-    /// What all of the text must match.
+    /// The expression that must match all of the text.
     #[serde(default = "everything")]
     pub regex: String,
     /// The label that gets a value.
@@ -101,7 +101,7 @@ pub struct RelabelConfig {
     pub replacement: String,
 }
 
-/// What a [`RelabelConfig`] does.
+/// The kind of change that a [`RelabelConfig`] makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -269,7 +269,7 @@ impl RemoteWriteConfig {
         self.name.clone().or_else(host).unwrap_or_default()
     }
 
-    /// Returns a number of what the labels of series depend on.
+    /// Returns a number of the rules by which series get their labels.
     pub(crate) fn fingerprint(&self) -> u64 {
         xxh64(format!("{:?} {:?}", self.relabel, self.external_labels).as_bytes(), 0)
     }

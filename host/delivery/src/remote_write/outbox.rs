@@ -44,7 +44,7 @@ const EXPIRED_MS: i64 = 60_000;
 /// for: a server takes no older sample of a series, and after a step ahead by more it took none.
 const SET_BACK_MS: i64 = 600_000;
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
     /// Send a window in some parts.
@@ -115,7 +115,7 @@ impl Outbox {
         }
     }
 
-    /// Plans what to send after what the cursor says. May read files.
+    /// Plans the next step from the place of the cursor. May read files.
     pub(super) fn plan(&mut self, place: &CursorPlace) -> Plan {
         if !self.history.is_ready() {
             return Plan::Wait;

@@ -26,7 +26,7 @@ const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-v
 pub(crate) struct SentSeries<'a> {
     pub(crate) labels: &'a Labels,
     pub(crate) metric_type: MetricType,
-    /// What is known of its metric.
+    /// The type, the help and the unit of its metric, if they are known.
     pub(crate) metadata: Option<&'a Metadata>,
 }
 
@@ -197,67 +197,10 @@ fn type_number(series: SentSeries<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::messages::{Request2, Sample, WriteRequest};
     use super::*;
     use dropsonde_store::STALE;
     use prost::Message;
-
-    #[derive(Clone, PartialEq, Message)]
-    struct WriteRequest {
-        #[prost(message, repeated, tag = "1")]
-        timeseries: Vec<TimeSeries>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    struct TimeSeries {
-        #[prost(message, repeated, tag = "1")]
-        labels: Vec<Label>,
-        #[prost(message, repeated, tag = "2")]
-        samples: Vec<Sample>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    struct Label {
-        #[prost(string, tag = "1")]
-        name: String,
-        #[prost(string, tag = "2")]
-        value: String,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    struct Sample {
-        #[prost(double, tag = "1")]
-        value: f64,
-        #[prost(int64, tag = "2")]
-        timestamp: i64,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    struct Request2 {
-        #[prost(string, repeated, tag = "4")]
-        symbols: Vec<String>,
-        #[prost(message, repeated, tag = "5")]
-        timeseries: Vec<TimeSeries2>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    struct TimeSeries2 {
-        #[prost(uint32, repeated, tag = "1")]
-        labels_refs: Vec<u32>,
-        #[prost(message, repeated, tag = "2")]
-        samples: Vec<Sample>,
-        #[prost(message, optional, tag = "5")]
-        metadata: Option<Metadata2>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    struct Metadata2 {
-        #[prost(int32, tag = "1")]
-        metric_type: i32,
-        #[prost(uint32, tag = "3")]
-        help_ref: u32,
-        #[prost(uint32, tag = "4")]
-        unit_ref: u32,
-    }
 
     fn labels(number: usize) -> Labels {
         Labels::from([("__name__", "a_total"), ("id", &"x".repeat(number))])

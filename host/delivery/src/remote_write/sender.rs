@@ -27,7 +27,7 @@ const MOST_FAILURES: u32 = 5;
 /// The time between two looks whether certificates have changed.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// What a server that understands version 2 says.
+/// The header in which a server of version 2 tells how many samples it wrote.
 const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
 
 /// A request that is ready to be sent.
@@ -40,7 +40,7 @@ pub(super) struct ReadyRequest {
     pub(super) example: Option<Labels>,
 }
 
-/// What became of a request.
+/// The end of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The server has it, or will never take it.

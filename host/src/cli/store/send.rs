@@ -6,25 +6,20 @@ use crate::cli::out::{Out, aside};
 use crate::config::{Config, RemoteWriteConfig};
 use anyhow::{Context, Result, bail};
 use dropsonde_delivery::options::{Since, check_remotes};
-use dropsonde_delivery::{Feedback, KeptSeries, as_text, send_kept};
+use dropsonde_delivery::{Feedback, KeptSeries, as_text, kept_cursor, send_kept};
 use dropsonde_engine::machine_name;
 use dropsonde_engine::series::exported_from;
 use dropsonde_model::Labels;
 use dropsonde_promql::{Matcher, parse_selector};
-use dropsonde_sandbox::replace::make_inside;
 use dropsonde_store::FoundSeries;
 use dropsonde_store::inspect::{self, ExportFilter};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// The folder of cursors in the data directory.
-const FOLDER: &str = "remote-write";
 
 /// The time between two lines of progress where nobody looks at a terminal.
 const TOLD: Duration = Duration::from_secs(10);
@@ -56,7 +51,8 @@ pub(in crate::cli) async fn send(args: SendArgs, out: &mut Out) -> Result<()> {
     if since_ms >= until_ms {
         bail!("there is nothing to send: history is from {} to {}", time(first_ms), time(last_ms));
     }
-    let cursor = cursor(&args, &config)?;
+    let identity = format!("{} {:?} {:?} {:?} {:?}", args.to, args.since, args.until, args.matches, args.header);
+    let cursor = kept_cursor(&config.data_dir()?, &identity);
     if args.again {
         match std::fs::remove_file(&cursor) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -127,15 +123,6 @@ fn remote(args: &SendArgs, config: &Config) -> Result<RemoteWriteConfig> {
         }
     })?;
     Ok(remote)
-}
-
-/// Returns the file in which progress is kept: one for each server and each choice of samples.
-fn cursor(args: &SendArgs, config: &Config) -> Result<PathBuf> {
-    let folder = config.data_dir()?.join(FOLDER);
-    make_inside(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let identity = format!("{} {:?} {:?} {:?} {:?}", args.to, args.since, args.until, args.matches, args.header);
-    let hash = xxhash_rust::xxh64::xxh64(identity.as_bytes(), 0);
-    Ok(folder.join(format!("send-{hash:016x}.cursor")))
 }
 
 fn span_ms(series: &[FoundSeries]) -> Option<(i64, i64)> {
