@@ -1,6 +1,6 @@
 //! Alerts that are sent elsewhere: to Debian's Alertmanager, and to webhooks that are slow, broken or away.
 
-use crate::harness::{Host, Measured, Received, Receiver, Server, TestServer, host_with_rules, wait_until};
+use crate::harness::{Host, Measured, Received, Receiver, Server, TestProxy, TestServer, host_with_rules, wait_until};
 use crate::servers::say_not_tested;
 use serde_json::{Value, json};
 use std::fs;
@@ -300,6 +300,36 @@ fn credentials_and_certificates_let_the_host_in() {
     host.until("/metrics", |metrics| metrics.body.contains(&sent("tls", "ok")));
     host.until_logged("UnknownIssuer");
     assert!(!host.log().contains("secret") && !host.log().contains("by/file"), "{}", host.log());
+}
+
+#[test]
+fn requests_go_through_a_proxy() {
+    let measured = Measured::start("queue{zone=\"a\"} 7\n");
+    let (proxy, (secure, certificate)) = (TestProxy::start(), TestServer::start_secure());
+    let folder = tempfile::tempdir().unwrap();
+    let [password, trusted] = [("password", "word\n"), ("ca.pem", &certificate)].map(|(name, text)| {
+        fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).display().to_string()
+    });
+    let one = |name: &str, url: &str| {
+        format!(
+            "[[alerting.webhooks]]\nname = '{name}'\ngroup_wait = 0\nurl = '{url}'\nca_file = '{trusted}'\n\
+             proxy_url = 'http://user@{}'\nproxy_password_file = '{password}'\n",
+            proxy.address
+        )
+    };
+    let config = [one("plain", "http://no.such.host/hook"), one("tls", &format!("https://{}/", secure.address))];
+    let host = host(&measured, &config.concat());
+    for remote in ["plain", "tls"] {
+        let sent = format!("dropsonde_remote_requests_total{{destination=\"{remote}\",outcome=\"ok\"}} 1\n");
+        host.until("/metrics", |metrics| metrics.body.contains(&sent));
+    }
+    let asked = proxy.asked();
+    let starts = |text: &str| asked.iter().find(|head| head.starts_with(text)).unwrap_or_else(|| panic!("{asked:?}"));
+    let heads = [starts("post http://no.such.host/hook http/1.1"), starts(&format!("connect {}", secure.address))];
+    let authorization = "proxy-authorization: basic dxnlcjp3b3jk";
+    assert!(heads.iter().all(|head| head.contains(authorization)), "{asked:?}");
+    assert!(!host.log().contains("word\n"), "{}", host.log());
 }
 
 #[test]

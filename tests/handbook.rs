@@ -129,7 +129,7 @@ fn binary_keys() -> BTreeSet<String> {
             continue;
         };
         sections.extend(below.into_iter().map(|key| match (&*section, &*key) {
-            ("", "instances" | "alerts" | "remote_write") | ("alerting", "webhooks") => {
+            ("", "instances" | "alerts" | "remote_write" | "otlp") | ("alerting", "webhooks") => {
                 format!("{section}.{key}[]").trim_start_matches('.').to_owned()
             }
             ("", "plugins") => "plugins.NAME".to_owned(),
@@ -140,9 +140,9 @@ fn binary_keys() -> BTreeSet<String> {
     keys
 }
 
-/// Returns the rows of the page on the configuration and of that on alerts, by key.
+/// Returns the rows about keys of all pages that have some, by key.
 fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
-    let page = ["configuration.md", "alerts.md", "remote-write.md"]
+    let page = ["configuration.md", "alerts.md", "remote-write.md", "otlp.md", "longer-history.md"]
         .map(|name| fs::read_to_string(handbook().join(name)).unwrap())
         .concat();
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
@@ -161,6 +161,10 @@ fn documented_keys() -> BTreeMap<String, ConfigurationRow> {
     rows.map(row).collect()
 }
 
+/// The key that this table needs, and the table with nothing else.
+const READ_THROUGH: &str = "read_through.url";
+const READ_THROUGH_TABLE: &str = "read_through.url = 'http://h'\n";
+
 /// Parses a configuration with one key, written as the page writes it.
 fn config_with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
     let required = |list: &str| match list {
@@ -174,7 +178,10 @@ fn config_with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
             let others: String = others.map(|(name, value)| format!("{name} = {value}\n")).collect();
             format!("[[{list}]]\n{others}{key} = {value}\n")
         }
-        None => format!("{} = {value}\n", key.replace("NAME", "a")),
+        None => {
+            let others = if key.starts_with("read_through.") && key != READ_THROUGH { READ_THROUGH_TABLE } else { "" };
+            format!("{others}{} = {value}\n", key.replace("NAME", "a"))
+        }
     };
     toml::from_str(&line)
 }
@@ -212,6 +219,8 @@ fn the_defaults_on_the_configuration_page_match_the_host() {
             };
             let unsaid = config_with(&format!("{list}[].{key_of_list}"), value).ok();
             assert_eq!(Some(said), unsaid, "{key} = {default}");
+        } else if key.starts_with("read_through.") {
+            assert_eq!(Some(said), toml::from_str(READ_THROUGH_TABLE).ok(), "{key} = {default}");
         } else {
             assert_eq!(said, Config::default(), "{key} = {default}");
         }
@@ -238,9 +247,11 @@ fn the_configuration_page_marks_exactly_the_keys_that_need_a_restart() {
         "[{ days = ['sat'] }]",
         "[{ action = 'labeldrop' }]",
         "'2.0'",
+        "'http://proxy:3128'",
     ];
-    let before = Config::default();
     for (key, ConfigurationRow { takes_restart, .. }) in documented_keys() {
+        let has_table = key.starts_with("read_through.") && key != READ_THROUGH;
+        let before = if has_table { toml::from_str(READ_THROUGH_TABLE).unwrap() } else { Config::default() };
         let changed = values.iter().filter_map(|value| config_with(&key, value).ok()).find(|config| *config != before);
         let changed = changed.unwrap_or_else(|| panic!("{key}: no value changes it"));
         let needs_restart = ConfigChange::between(&before, changed).needs_restart;

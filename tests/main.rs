@@ -13,7 +13,7 @@
 //! * `dashboard`: the page in a real browser, which `browser/scenarios.mjs` drives.
 //! * `rules`: commands on rule files; `alerts`: rules and alerts in a running host; `delivery`: who is told of
 //!   alerts; `alert_generator`: the specification of what sends alerts, point by point.
-//! * `remote_write`: samples that are sent elsewhere.
+//! * `remote_write`, `otlp`: samples that are sent elsewhere. `read_through`: history that is read from elsewhere.
 //! * `tracing`: spans and log lines.
 //! * `confined`: filters and limits that service managers and containers set.
 //! * `shares`: limits per plugin; `ownership`: instances that several plugins discover.
@@ -66,12 +66,14 @@ mod lifecycle;
 mod metrics;
 mod monitoring;
 mod operating;
+mod otlp;
 mod own_metrics;
 mod ownership;
 mod pipes;
 mod procfs;
 mod prometheus;
 mod promql;
+mod read_through;
 mod reads;
 mod reconfigure;
 mod reload;

@@ -172,6 +172,18 @@ export async function explore({ open, url, isAccessible }) {
   await until(page, () => document.querySelectorAll('table.series tbody tr').length === 1);
 }
 
+export async function longer({ open, url, args: [id], isAccessible }) {
+  const page = await open();
+  await page.goto(`${url}/#/instance/${id}?range=30m`);
+  await chart(page, 'Up').getByText('Values', { exact: true }).click();
+  for (const range of ['30d', '1y']) {
+    await page.getByRole('button', { name: range, exact: true }).click();
+    await page.waitForURL(new RegExp(`range=${range}`));
+    await chart(page, 'Up').locator('tbody tr', { hasText: '7' }).first().waitFor();
+  }
+  await isAccessible(page);
+}
+
 export async function series({ open, url, args: [id], isAccessible }) {
   const page = await open();
   await page.goto(`${url}/#/instance/${id}`);

@@ -2,10 +2,10 @@
 
 use super::MadeServer;
 use super::host::{Host, wait_until};
+use super::kept_requests::{Request, answer_requests};
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 /// Series that a test sets, and that the host scrapes.
@@ -84,17 +84,14 @@ impl Received {
 
 impl Receiver {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let received = Arc::<Mutex<Vec<Received>>>::default();
         let answer = Arc::new(Mutex::new((200, String::new())));
         let (kept, said) = (received.clone(), answer.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (kept, said) = (kept.clone(), said.clone());
-                // An error means that the client closed the connection.
-                std::thread::spawn(move || keep(&stream, &kept, &said).ok());
-            }
+        let address = answer_requests(move |request| {
+            let Request { method, path, headers, body } = request;
+            kept.lock().unwrap().push(Received { method, path, headers, body: String::from_utf8(body).unwrap() });
+            let (status, more) = said.lock().unwrap().clone();
+            (status, more, Vec::new())
         });
         Self { address, received, answer }
     }
@@ -127,41 +124,5 @@ impl Receiver {
             last >= count
         });
         self.received()
-    }
-}
-
-fn keep(stream: &TcpStream, received: &Mutex<Vec<Received>>, answer: &Mutex<Answer>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            match line.trim_end() {
-                "" => break,
-                line => lines.push(line.to_owned()),
-            }
-        }
-        let lower = |line: &String| match line.split_once(':') {
-            Some((name, value)) => format!("{}: {}", name.to_lowercase(), value.trim()),
-            None => line.clone(),
-        };
-        let headers: Vec<String> = lines.iter().skip(1).map(lower).collect();
-        let length = headers.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
-        let mut first = lines.first().map(String::as_str).unwrap_or_default().split(' ').map(str::to_owned);
-        let (method, path) = (first.next().unwrap_or_default(), first.next().unwrap_or_default());
-        received.lock().unwrap().push(Received { method, path, headers, body: String::from_utf8(body).unwrap() });
-        let (status, more) = answer.lock().unwrap().clone();
-        let mut stream = stream;
-        match status {
-            // The client waits until it has no patience left.
-            0 => std::thread::park_timeout(std::time::Duration::from_secs(60)),
-            1 => stream.write_all(&[0xff; 512])?,
-            _ => write!(stream, "HTTP/1.1 {status} Made\r\n{more}Content-Length: 0\r\n\r\n")?,
-        }
     }
 }

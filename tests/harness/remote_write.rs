@@ -1,14 +1,14 @@
 //! A server for remote write, of both versions, that keeps what it gets and notes every broken rule.
 
-#[path = "../../host/delivery/src/remote_write/messages.rs"]
+#[path = "../../host/delivery/src/samples/remote_write/messages.rs"]
 mod messages;
 
 use super::host::wait_until;
+use super::kept_requests::{Reply, Request, answer_requests};
 use messages::{Label, Request2, Sample, TimeSeries2, WriteRequest};
 use prost::Message;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -52,16 +52,9 @@ pub(crate) struct ReceiverState {
 
 impl StrictReceiver {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, state) = (listener.local_addr().unwrap(), Arc::<Mutex<ReceiverState>>::default());
+        let state = Arc::<Mutex<ReceiverState>>::default();
         let shared = state.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let state = shared.clone();
-                // An error means that the client closed the connection.
-                std::thread::spawn(move || serve(&stream, &state).ok());
-            }
-        });
+        let address = answer_requests(move |request| shared.lock().unwrap().answer(&request));
         Self { address, state }
     }
 
@@ -131,9 +124,22 @@ impl ReceiverState {
         }
     }
 
+    fn answer(&mut self, request: &Request) -> Reply {
+        self.requests += 1;
+        self.headers.clone_from(&request.headers);
+        let (status, more) = match self.instead.clone() {
+            Some(instead) => instead,
+            None => match self.take(request) {
+                Ok(samples) => (204, format!("X-Prometheus-Remote-Write-Samples-Written: {samples}\r\n")),
+                Err(status) => (status, String::new()),
+            },
+        };
+        (status, more, Vec::new())
+    }
+
     /// Reads a request. Returns how many samples it had, or why it is refused.
-    fn take(&mut self, headers: &[String], body: &[u8]) -> Result<usize, u16> {
-        let header = |name: &str| headers.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    fn take(&mut self, request: &Request) -> Result<usize, u16> {
+        let header = |name: &str| request.header(name);
         let is_v2 = match header("content-type") {
             Some("application/x-protobuf;proto=io.prometheus.write.v2.Request") => true,
             Some("application/x-protobuf" | "application/x-protobuf;proto=prometheus.WriteRequest") => false,
@@ -154,7 +160,7 @@ impl ReceiverState {
         if header("user-agent").is_none_or(str::is_empty) {
             self.breaks("no user agent".to_owned());
         }
-        let Ok(bytes) = snap::raw::Decoder::new().decompress_vec(body) else {
+        let Ok(bytes) = snap::raw::Decoder::new().decompress_vec(&request.body) else {
             self.breaks("a body that is not compressed with snappy".to_owned());
             return Err(400);
         };
@@ -232,49 +238,5 @@ impl ReceiverState {
         }
         self.again += again;
         wrong.into_iter().for_each(|rule| self.breaks(rule));
-    }
-}
-
-fn serve(stream: &TcpStream, state: &Mutex<ReceiverState>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            match line.trim_end() {
-                "" => break,
-                line => lines.push(line.to_owned()),
-            }
-        }
-        let lower = |line: &String| match line.split_once(':') {
-            Some((name, value)) => format!("{}: {}", name.to_lowercase(), value.trim()),
-            None => line.clone(),
-        };
-        let headers: Vec<String> = lines.iter().skip(1).map(lower).collect();
-        let length = headers.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
-        let mut known = state.lock().unwrap();
-        known.requests += 1;
-        known.headers.clone_from(&headers);
-        let (status, more) = match known.instead.clone() {
-            Some(instead) => instead,
-            None => match known.take(&headers, &body) {
-                Ok(samples) => (204, format!("X-Prometheus-Remote-Write-Samples-Written: {samples}\r\n")),
-                Err(status) => (status, String::new()),
-            },
-        };
-        drop(known);
-        let mut stream = stream;
-        match status {
-            // The client waits until it has no patience left.
-            0 => std::thread::park_timeout(std::time::Duration::from_secs(60)),
-            1 => stream.write_all(&[0xff; 512])?,
-            204 => write!(stream, "HTTP/1.1 204 No Content\r\n{more}\r\n")?,
-            _ => write!(stream, "HTTP/1.1 {status} Made\r\n{more}Content-Length: 0\r\n\r\n")?,
-        }
     }
 }

@@ -37,6 +37,8 @@ impl Server {
         let folder = TempDir::new().unwrap();
         let mut command = tool("victoria-metrics");
         command.arg("-httpListenAddr=127.0.0.1:0").arg("-storageDataPath").arg(folder.path());
+        // It hides the newest samples otherwise.
+        command.arg("-search.latencyOffset=1ms");
         Self::start(command, folder)
     }
 

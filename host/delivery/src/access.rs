@@ -1,5 +1,6 @@
 //! The way to a server: credentials, certificates and the longest wait.
 
+use crate::proxy::Proxy;
 use dropsonde_model::{InvalidValue, Span};
 use hyper::Uri;
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ pub struct AccessConfig {
     /// A certificate of this host that the server asks for, and its key.
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// The HTTP proxy between, possibly with a user, and a file with the password of that user.
+    pub proxy_url: Option<String>,
+    pub proxy_password_file: Option<PathBuf>,
     /// The longest time that a request may take. None: 10 s.
     pub timeout: Option<Span>,
 }
@@ -31,6 +35,16 @@ impl AccessConfig {
         }
         if self.cert_file.is_some() != self.key_file.is_some() {
             return InvalidValue::of(&format!("{key}.cert_file"), "needs key_file, and the other way round");
+        }
+        let is_proxy = |url: &String| Proxy::of(url, None).is_some();
+        if !self.proxy_url.as_ref().is_none_or(is_proxy) {
+            let why = "must be a URL such as http://proxy:3128 or http://user@proxy:3128";
+            return InvalidValue::of(&format!("{key}.proxy_url"), why);
+        }
+        let has_user = self.proxy_url.as_ref().is_some_and(|url| url.contains('@'));
+        if self.proxy_password_file.is_some() && !has_user {
+            let why = "needs proxy_url with a user, such as http://user@proxy:3128";
+            return InvalidValue::of(&format!("{key}.proxy_password_file"), why);
         }
         let is_allowed =
             |timeout: &Span| (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&timeout.get());

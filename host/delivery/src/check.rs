@@ -17,10 +17,13 @@ pub fn check(options: &DeliveryOptions) -> Vec<String> {
         wrong.extend(webhook.url_file.as_ref().and_then(|file| unreadable(&key, file)));
         wrong.extend(access(&key, &webhook.access()));
     }
-    for (nth, remote) in options.remote_write.iter().enumerate() {
-        let key = format!("remote_write[{nth}]");
+    for destination in &options.destinations {
+        let (key, remote) = (format!("{} {}", destination.protocol.key(), destination.name()), &destination.config);
         wrong.extend(remote.url_file.as_ref().and_then(|file| unreadable(&key, file)));
         wrong.extend(access(&key, &remote.access()));
+    }
+    if let Some(database) = &options.read_through {
+        wrong.extend(access("read_through", &database.access()));
     }
     wrong.extend(
         targets(&options.alerting, &mut ListedTargets::new())

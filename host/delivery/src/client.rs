@@ -1,6 +1,7 @@
 //! Requests to other servers, with credentials and TLS.
 
 use crate::access::AccessConfig;
+use crate::proxy::{Connector, Proxy};
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,7 +11,6 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::fmt;
 use std::path::Path;
@@ -35,8 +35,9 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("dropsonde/", e
 /// Sends requests to one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    client: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HyperClient<HttpsConnector<Connector>, Full<Bytes>>,
     access: AccessConfig,
+    proxy: Option<Proxy>,
 }
 
 /// A request to a server.
@@ -53,8 +54,7 @@ pub(crate) struct Message {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// Its text, unless it is a success.
-    text: String,
+    pub(crate) body: Bytes,
 }
 
 /// The reason why a server did not take a request.
@@ -97,12 +97,14 @@ impl Client {
             }
             _ => tls.with_no_client_auth(),
         };
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        let proxy = access.proxy_url.as_ref().and_then(|url| Proxy::of(url, access.proxy_password_file.clone()));
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let connector = connector.wrap_connector(Connector::new(proxy.clone()));
         let client = HyperClient::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(AT_ONCE)
             .build(connector);
-        Ok(Self { client, access: access.clone() })
+        Ok(Self { client, access: access.clone(), proxy })
     }
 
     /// Sends a request, and waits for the answer.
@@ -119,9 +121,14 @@ impl Client {
 
     /// Sends a request, and returns the answer, whatever it says.
     pub(crate) async fn ask(&self, message: Message) -> Result<Answer, SendError> {
+        self.ask_up_to(message, LONGEST_ANSWER).await
+    }
+
+    /// Sends a request, and returns the answer. Its body is empty if it has more bytes than `longest`.
+    pub(crate) async fn ask_up_to(&self, message: Message, longest: usize) -> Result<Answer, SendError> {
         let request = self.request(message).await?;
         let timeout = self.access.timeout();
-        match tokio::time::timeout(timeout, self.exchange(request)).await {
+        match tokio::time::timeout(timeout, self.exchange(request, longest)).await {
             Ok(result) => result,
             Err(_) => Err(SendError::later(format!("it did not answer within {} s", timeout.as_secs_f64()))),
         }
@@ -130,6 +137,7 @@ impl Client {
     async fn request(&self, message: Message) -> Result<Request<Full<Bytes>>, SendError> {
         let Message { method, url, headers, body } = message;
         let uri: Uri = url.parse().map_err(|_| SendError::never("its URL is invalid"))?;
+        let asks_proxy = uri.scheme_str() == Some("http");
         let mut request = Request::builder().method(method).uri(uri).body(Full::new(body));
         if let Ok(request) = &mut request {
             let own = request.headers_mut();
@@ -137,6 +145,11 @@ impl Client {
             headers.into_iter().for_each(|(name, value)| drop(own.insert(name, value)));
             if let Some(value) = self.authorization().await? {
                 own.insert(header::AUTHORIZATION, value);
+            }
+            if let Some(proxy) = self.proxy.as_ref().filter(|_| asks_proxy)
+                && let Some(value) = proxy.authorization().await?
+            {
+                own.insert(header::PROXY_AUTHORIZATION, value);
             }
         }
         request.map_err(|error| SendError::never(error.to_string()))
@@ -158,16 +171,13 @@ impl Client {
         Ok(Some(value))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, SendError> {
+    async fn exchange(&self, request: Request<Full<Bytes>>, longest: usize) -> Result<Answer, SendError> {
         let answer = self.client.request(request).await.map_err(|error| SendError::later(chain(&error)))?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         // An answer that cannot be read is one all the same.
-        let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
-        let text = match body {
-            Ok(body) if !status.is_success() => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-            _ => String::new(),
-        };
-        Ok(Answer { status, headers, text })
+        let body = Limited::new(answer.into_body(), longest).collect().await;
+        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+        Ok(Answer { status, headers, body })
     }
 }
 
@@ -181,8 +191,8 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "it answered {}", self.status)?;
-        let said: String = self.text.trim().chars().take(QUOTED).collect();
-        if said.is_empty() { Ok(()) } else { write!(f, ": {}", dropsonde_model::text::harmless(&said)) }
+        let said = quoted(&String::from_utf8_lossy(&self.body));
+        if said.is_empty() { Ok(()) } else { write!(f, ": {said}") }
     }
 }
 
@@ -205,6 +215,12 @@ fn trusted() -> Arc<RootCertStore> {
         Arc::new(roots)
     };
     TRUSTED.get_or_init(read).clone()
+}
+
+/// Returns the beginning of something that a server said, for people.
+pub(crate) fn quoted(said: &str) -> String {
+    let said: String = said.trim().chars().take(QUOTED).collect();
+    dropsonde_model::text::harmless(&said).to_string()
 }
 
 /// Reads a secret from a file: its first line.

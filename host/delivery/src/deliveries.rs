@@ -1,6 +1,7 @@
 use crate::alerts::{AlertDelivery, AlertmanagerNames};
 use crate::options::DeliveryOptions;
-use crate::remote_write::RemoteWrites;
+use crate::read_through::ReadThrough;
+use crate::samples::SampleDeliveries;
 use dropsonde_engine::Engine;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -16,7 +17,8 @@ pub struct Deliveries {
 #[derive(Debug, Default)]
 struct Running {
     alerts: Option<AlertDelivery>,
-    remote_writes: RemoteWrites,
+    samples: SampleDeliveries,
+    read_through: Option<Arc<ReadThrough>>,
 }
 
 impl Deliveries {
@@ -29,7 +31,7 @@ impl Deliveries {
 
     /// Sends to others from now on. Who is told by both configurations is told nothing twice.
     pub async fn reconfigure(&self, options: DeliveryOptions) {
-        let DeliveryOptions { alerting, remote_write, data_dir } = options;
+        let DeliveryOptions { alerting, destinations, read_through, data_dir } = options;
         let mut running = self.running.lock().await;
         if running.alerts.as_ref().is_none_or(|alerts| alerts.options != alerting) {
             if let Some(before) = running.alerts.take() {
@@ -38,6 +40,7 @@ impl Deliveries {
             let names = self.alertmanagers.clone();
             running.alerts = Some(AlertDelivery::start(&self.engine, &alerting, data_dir.as_deref(), names));
         }
-        running.remote_writes.reconfigure(&self.engine, remote_write, data_dir.as_deref()).await;
+        running.read_through = ReadThrough::reconfigure(&self.engine, running.read_through.take(), read_through);
+        running.samples.reconfigure(&self.engine, destinations, data_dir.as_deref()).await;
     }
 }

@@ -2,8 +2,11 @@
 
 pub use crate::access::AccessConfig;
 pub use crate::alerts::options::{AlertingOptions, AlertmanagerConfig, Day, Format, MuteConfig, WebhookConfig};
-pub use crate::remote_write::options::check as check_remotes;
-pub use crate::remote_write::options::{Action, RelabelConfig, RemoteWriteConfig, Since, Version};
+pub use crate::read_through::options::ReadThroughConfig;
+pub use crate::samples::destination::check as check_destinations;
+pub use crate::samples::destination::{
+    Action, Destination, DestinationConfig, OtlpConfig, Protocol, RelabelConfig, RemoteWriteConfig, Since, Version,
+};
 
 use dropsonde_model::InvalidValue;
 use std::path::PathBuf;
@@ -12,7 +15,10 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DeliveryOptions {
     pub alerting: AlertingOptions,
-    pub remote_write: Vec<RemoteWriteConfig>,
+    /// Servers that get samples.
+    pub destinations: Vec<Destination>,
+    /// A database that has longer history.
+    pub read_through: Option<ReadThroughConfig>,
     /// The folder for what must be known after a restart. None: nothing is kept.
     pub data_dir: Option<PathBuf>,
 }
@@ -20,12 +26,14 @@ pub struct DeliveryOptions {
 impl DeliveryOptions {
     pub fn check(&self) -> Result<(), InvalidValue> {
         self.alerting.check()?;
-        crate::remote_write::options::check(&self.remote_write)?;
+        check_destinations(&self.destinations)?;
+        self.read_through.as_ref().map_or(Ok(()), ReadThroughConfig::check)?;
         let webhooks: Vec<String> = self.alerting.webhooks.iter().map(WebhookConfig::name).collect();
-        for (nth, remote) in self.remote_write.iter().enumerate() {
-            if webhooks.contains(&remote.name()) {
-                let why = format!("{:?} is the name of a webhook, too; give it another name", remote.name());
-                return InvalidValue::of(&format!("remote_write[{nth}].name"), &why);
+        for destination in &self.destinations {
+            let (key, name) = (destination.protocol.key(), destination.name());
+            if webhooks.contains(&name) {
+                let why = format!("{name:?} is the name of a webhook, too; give it another name");
+                return InvalidValue::of(&format!("{key}[].name"), &why);
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ use crate::health::Vitals;
 use crate::history::FlushTrigger;
 use crate::horizon::Horizon;
 use crate::hub::{FollowRequest, Hub, Member, Selection, TooManyStreams, Watch};
+use crate::long_history::LongHistories;
 use crate::metrics::HostMetrics;
 use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
@@ -53,6 +54,7 @@ pub struct Engine {
     pub(crate) fields: FieldIndexes,
     pub rules: Rules,
     pub remotes: Remotes,
+    pub long_history: LongHistories,
     pub(crate) horizon: Horizon,
     /// The bytes of samples on `/metrics`, by sampler.
     pub(crate) exposed: Pool,

@@ -26,6 +26,9 @@ pub struct HostStatus {
     pools: Vec<PoolUse>,
     /// The servers that get samples.
     remotes: Vec<RemoteStatus>,
+    /// The database that is asked for longer history. Absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    longer_history: Option<String>,
 }
 
 /// History on disk.
@@ -63,6 +66,7 @@ impl HostStatus {
             },
             pools: shares::in_use(engine),
             remotes: engine.remotes.statuses(&engine.metrics.remotes, engine.clock.now_ms()),
+            longer_history: engine.long_history.get().map(|database| database.name().to_owned()),
         }
     }
 }

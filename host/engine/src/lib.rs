@@ -23,7 +23,8 @@
 //!   document.
 //! * [`mod@metrics`]: the metrics of the host and of native services. [`exposition`]: these and samples as text for
 //!   Prometheus.
-//! * [`rules`]: rules over history, and alerts. [`remotes`]: other servers that the host sends to.
+//! * [`rules`]: rules over history, and alerts. [`remotes`]: other servers that the host sends to;
+//!   [`long_history`]: one that it reads from.
 //! * [`health`]: the health of the host and its plugins. [`host_status`]: the host's use of resources. [`frontend`]: the
 //!   server of the engine's data. [`audit`]: the log of changes.
 //! * [`quota`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
@@ -46,6 +47,7 @@ mod horizon;
 pub mod host_status;
 pub mod hub;
 pub mod json;
+pub mod long_history;
 pub mod memory;
 pub mod metrics;
 pub mod native;

@@ -186,6 +186,7 @@ impl Engine {
             fields: Default::default(),
             rules,
             remotes: Default::default(),
+            long_history: Default::default(),
             horizon: Default::default(),
             workloads: Default::default(),
             rooms: AddressSpace::of_process(),

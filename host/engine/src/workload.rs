@@ -57,12 +57,14 @@ pub(crate) fn latest<'a>(
     Some(sample)
 }
 
-/// Returns a window of a workload. Each bucket covers the instances that have a value there.
+/// Returns a window of a workload. Each bucket covers the instances that have a value there. `points`: returns those of
+/// an instance.
 pub fn range<'a>(
     store: &Store,
     declared: &DeclaredFields,
     members: impl Iterator<Item = &'a InstanceId>,
     query: &Query,
+    points: impl Fn(&InstanceId, &Query) -> Points,
 ) -> Points {
     let is_asked = |name: &str| query.fields.as_ref().is_none_or(|fields| fields.iter().any(|field| field == name));
     // To count instances, all of their fields are needed.
@@ -72,7 +74,7 @@ pub fn range<'a>(
     let mut roundings = Roundings::default();
     for id in members {
         roundings.learn(&store.frames(id));
-        let points = store.range(id, &all);
+        let points = points(id, &all);
         for (nth, at_ms) in points.at_ms.iter().enumerate() {
             let (row, count) = rows.entry(*at_ms).or_default();
             *count += 1;
@@ -296,7 +298,7 @@ mod tests {
         let sample = latest(&store, &DeclaredFields::default(), ids.iter()).unwrap();
         assert_eq!((sample.get("cpu_percent"), sample.get("latency_ms")), (Some(0.7), Some(0.2)));
         let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, align: Align::Epoch, fields: None };
-        let points = range(&store, &DeclaredFields::default(), ids.iter(), &query);
+        let points = range(&store, &DeclaredFields::default(), ids.iter(), &query, |id, part| store.range(id, part));
         let value = |name| points.column(name).unwrap().values[0];
         assert_eq!((value("cpu_percent"), value("latency_ms")), (0.7, 0.2));
     }
@@ -307,7 +309,7 @@ mod tests {
         let sample = latest(&store, &DeclaredFields::default(), ids.iter()).unwrap();
         assert_eq!((sample.get("x"), sample.get(REPLICAS)), (Some(2.0), Some(1.0)));
         let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, align: Align::Epoch, fields: None };
-        let points = range(&store, &DeclaredFields::default(), ids.iter(), &query);
+        let points = range(&store, &DeclaredFields::default(), ids.iter(), &query, |id, part| store.range(id, part));
         assert_eq!(points.at_ms, [1000, 9000]);
         assert_eq!(points.column("x").unwrap().values, [1.0, 2.0]);
         assert_eq!(points.column(REPLICAS).unwrap().values, [1.0, 1.0]);
@@ -359,7 +361,7 @@ mod tests {
         let values = |declared: &DeclaredFields| {
             let sample = latest(&store, declared, ids.iter()).unwrap();
             let query = Query { since_ms: 0, until_ms: 2000, step_ms: 1000, align: Align::Epoch, fields: None };
-            let points = range(&store, declared, ids.iter(), &query);
+            let points = range(&store, declared, ids.iter(), &query, |id, part| store.range(id, part));
             let names = ["busy", "read_mb_per_s", "written_s"];
             assert_eq!(names.map(|name| points.column(name).unwrap().values[0]), names.map(|n| sample.get(n).unwrap()));
             names.map(|name| sample.get(name).unwrap())

@@ -61,7 +61,7 @@ pub(crate) async fn history(
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let head = format!("{{\"host\":{},\"range\":{},\"samples\":", text(id.as_str()), text(range.label()));
     let form = PointsFormat { time: TimeFormat::Seconds, bands: false };
-    let made = answer_range(app, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
+    let made = answer_range(app, &caller.peer, id, query, form, Arc::default(), |rows| within(head, rows)).await?;
     Ok(made.into_response())
 }
 

@@ -14,6 +14,7 @@
 //!   `reload`, `health`, `host`, `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads
 //!   them; `piece_body`: those whose pieces come as they come; `points_json`, `by_instance`: answers with many points, or with many instances.
 //! * `series`: series by their labels; `series_stream`: their samples as they come. `promql`: Prometheus' query API.
+//! * `longer`: longer history, from another database.
 //! * `alerts`, `alert_stream`, `silences`: alerts, as a list and as they change, and who is not told of them.
 //! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `instance_selection`: the
 //!   selection of instances; `range_query`: the parameters of a range query; `fields`: the field names of a query;
@@ -49,6 +50,7 @@ mod instance_selection;
 mod instances;
 mod listener;
 mod login;
+mod longer;
 mod middleware;
 mod openapi;
 pub mod options;

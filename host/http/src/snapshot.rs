@@ -1,6 +1,7 @@
 use super::error::ApiError;
 use super::etag::{CachePolicy, tagged};
 use super::fields;
+use super::longer::LongerPoints;
 use super::range_query::{QueryParameters, RangeQuery};
 use super::stream::begin;
 use super::usage::answer_range;
@@ -83,7 +84,11 @@ pub(crate) async fn range(
     let id = id()?;
     fields::check(&app.engine.store, std::slice::from_ref(&id), &[], window.query.fields.as_deref())?;
     let form = PointsFormat { bands: window.bands, ..PointsFormat::default() };
-    Ok(answer_range(app, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
+    let longer = LongerPoints::ask(&app, std::slice::from_ref(&id), &window.query, window.bands).await;
+    let made = answer_range(app, &caller.peer, id, window.query, form, longer.clone(), |rows| rows).await?;
+    let mut response = made.into_response();
+    longer.mark(&mut response);
+    Ok(response)
 }
 
 /// Streams the numbers of the snapshot.

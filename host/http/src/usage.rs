@@ -9,6 +9,7 @@ use super::etag::{CachePolicy, tag_of, tagged};
 use super::fields;
 use super::instance_selection::{self, select};
 use super::instances::named;
+use super::longer::LongerPoints;
 use super::peer::Peer;
 use super::points_json::{PointsJson, columns};
 use super::range_query::{QueryParameters, RangeQuery};
@@ -55,16 +56,20 @@ pub(crate) async fn range(
     // more that lies in a window that ended two intervals ago.
     let is_closed = asked.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= app.engine.clock.now_ms();
     let form = PointsFormat { bands, ..PointsFormat::default() };
-    match answer_range(app, &caller.peer, id, asked, form, |rows| rows).await? {
-        PreparedAnswer::Whole(body) if is_closed => {
+    let longer = LongerPoints::ask(&app, std::slice::from_ref(&id), &asked, bands).await;
+    let mut response = match answer_range(app, &caller.peer, id, asked, form, longer.clone(), |rows| rows).await? {
+        PreparedAnswer::Whole(body) if is_closed && longer.is_empty() => {
             let tag = tag_of(&body);
             let mut response = tagged(body, &tag, CachePolicy::Closed, &headers);
             response.extensions_mut().insert(MemoryReserved);
-            Ok(response)
+            response
         }
-        // An answer in pieces has no tag, closed or not: it is sent before all of it is known.
-        made => Ok(made.into_response()),
-    }
+        // An answer in pieces has no tag, closed or not: it is sent before all of it is known. And what a database says can
+        // be another thing next time.
+        made => made.into_response(),
+    };
+    longer.mark(&mut response);
+    Ok(response)
 }
 
 /// Returns the latest samples of many instances, by id.
@@ -102,18 +107,21 @@ pub(crate) async fn range_of_many(
         Ok((ids, window))
     };
     let (ids, RangeQuery { query: asked, bands }) = prepared(&app, &caller.peer, prepare).await?;
-    let store = app.engine.store.clone();
+    let (store, query) = (app.engine.store.clone(), asked.clone());
     let rows = move |id: &InstanceId| {
-        let columns = columns(&store, std::slice::from_ref(id), &asked);
-        PointsJson { query: asked.clone(), form: PointsFormat { bands, ..PointsFormat::default() }, columns }
+        let columns = columns(&store, std::slice::from_ref(id), &query);
+        PointsJson { query: query.clone(), form: PointsFormat { bands, ..PointsFormat::default() }, columns }
     };
     let bytes = ids.first().map_or(0, |first| rows(first).bytes().saturating_mul(ids.len()));
-    let store = app.engine.store.clone();
+    let longer = LongerPoints::ask(&app, &ids, &asked, bands).await;
+    let (store, shared) = (app.engine.store.clone(), longer.clone());
     let one = move |id: &InstanceId| {
-        let (store, own) = (store.clone(), id.clone());
-        Some(rows(id).more(move |part| store.range(&own, part)))
+        let (store, longer, own) = (store.clone(), shared.clone(), id.clone());
+        Some(rows(id).more(move |part| longer.within(&own, part, |part| store.range(&own, part))))
     };
-    Ok(make(app, &caller.peer, bytes, PIECE, by_instance(ids, one)).await?.into_response())
+    let mut response = make(app, &caller.peer, bytes, PIECE, by_instance(ids, one)).await?.into_response();
+    longer.mark(&mut response);
+    Ok(response)
 }
 
 /// Returns the samples of a workload in a window: the sum of its instances.
@@ -134,28 +142,35 @@ pub(crate) async fn range_of_workload(
         Ok((ids, PointsJson { query, form: PointsFormat::default(), columns }))
     };
     let (ids, rows) = prepared(&app, &caller.peer, prepare).await?;
-    let (store, bytes, shared) = (app.engine.store.clone(), rows.bytes(), app.clone());
+    let all = Query { fields: None, ..rows.query.clone() };
+    let longer = LongerPoints::ask(&app, &ids, &all, false).await;
+    let (store, bytes, shared, older) = (app.engine.store.clone(), rows.bytes(), app.clone(), longer.clone());
     let mut declared = None;
     let more = rows.more(move |part| {
         let declared = declared.get_or_insert_with(|| DeclaredFields::of(&store, &shared.engine.plugins, ids.iter()));
-        workload::range(&store, declared, ids.iter(), part)
+        let points = |id: &InstanceId, part: &Query| older.within(id, part, |part| store.range(id, part));
+        workload::range(&store, declared, ids.iter(), part, points)
     });
-    Ok(make(app, &caller.peer, bytes, ORDINARY, more).await?.into_response())
+    let mut response = make(app, &caller.peer, bytes, ORDINARY, more).await?.into_response();
+    longer.mark(&mut response);
+    Ok(response)
 }
 
-/// Queries the history of one instance. `around` makes the answer from the array of its points.
+/// Queries the history of one instance. `longer`: its points from another database. `around` makes the answer from the
+/// array of its points.
 pub(super) async fn answer_range(
     app: Arc<App>,
     peer: &Peer,
     id: InstanceId,
     query: Query,
     form: PointsFormat,
+    longer: Arc<LongerPoints>,
     around: impl FnOnce(JsonProducer) -> JsonProducer,
 ) -> Result<PreparedAnswer, ApiError> {
     let columns = columns(&app.engine.store, std::slice::from_ref(&id), &query);
     let rows = PointsJson { query, form, columns };
     let (bytes, store) = (rows.bytes(), app.engine.store.clone());
-    let more = around(rows.more(move |part| store.range(&id, part)));
+    let more = around(rows.more(move |part| longer.within(&id, part, |part| store.range(&id, part))));
     make(app, peer, bytes, ORDINARY, more).await
 }
 

@@ -229,6 +229,26 @@ impl Expr {
         }
     }
 
+    /// Passes all selectors to `change`.
+    pub fn change_selectors(&mut self, change: &mut dyn FnMut(&mut Selector)) {
+        match &mut self.kind {
+            ExprKind::Number { .. } | ExprKind::String { .. } => {}
+            ExprKind::Selector { selector, .. } | ExprKind::Range { selector, .. } => change(selector),
+            ExprKind::Subquery { expr, .. } | ExprKind::Unary { expr, .. } | ExprKind::Parentheses(expr) => {
+                expr.change_selectors(change);
+            }
+            ExprKind::Call { arguments, .. } => arguments.iter_mut().for_each(|part| part.change_selectors(change)),
+            ExprKind::Aggregation { parameter, expr, .. } => {
+                parameter.iter_mut().for_each(|part| part.change_selectors(change));
+                expr.change_selectors(change);
+            }
+            ExprKind::Binary { left, right, .. } => {
+                left.change_selectors(change);
+                right.change_selectors(change);
+            }
+        }
+    }
+
     /// Returns the expressions that this one is made of.
     pub fn children(&self) -> Vec<&Expr> {
         match &self.kind {

@@ -38,6 +38,14 @@ impl Matcher {
         Self { name: name.into(), operator: MatchOperator::Equal, value, pattern }
     }
 
+    /// Makes a matcher for any of some values.
+    pub fn any_of<'a>(name: impl Into<String>, values: impl IntoIterator<Item = &'a str>) -> Self {
+        let values: Vec<String> = values.into_iter().map(str::to_owned).collect();
+        let all: Vec<String> = values.iter().map(|value| ::regex::escape(value)).collect();
+        let pattern = ValuePattern::AnyOf(values);
+        Self { name: name.into(), operator: MatchOperator::Regex, value: all.join("|"), pattern }
+    }
+
     /// Makes a matcher. Fails if the value should be a regular expression and is none; the error says why.
     pub fn new(name: impl Into<String>, operator: MatchOperator, value: impl Into<String>) -> Result<Self, String> {
         Self::within(name, operator, value, &mut Allowance::default())

@@ -43,7 +43,7 @@ impl ConfigChange {
         section! { kept, before, &mut now => Config {
             restart: [listen, data_dir, plugins_dir, compile_cache, insecure, is_demo, tracing],
             live: [
-                labels, external_name, store, poll, stream, metrics, snapshot, query, rules, alerts, alerting, remote_write, http, auth, tls,
+                labels, external_name, store, poll, stream, metrics, snapshot, query, rules, alerts, alerting, remote_write, otlp, read_through, http, auth, tls,
                 instances, plugins
             ],
         } "" }
@@ -105,6 +105,8 @@ impl ConfigChange {
             ("[[alerts]]", now.alerts != before.alerts),
             ("[alerting]", now.alerting != before.alerting),
             ("[[remote_write]]", now.remote_write != before.remote_write),
+            ("[[otlp]]", now.otlp != before.otlp),
+            ("[read_through]", now.read_through != before.read_through),
             ("[http]", now.http != before.http),
             ("[auth]", now.auth != before.auth),
             ("[tls]", now.tls != before.tls),

@@ -10,7 +10,7 @@ mod tracing;
 
 pub use alerting::AlertingConfig;
 pub use change::ConfigChange;
-pub use dropsonde_delivery::options::RemoteWriteConfig;
+pub use dropsonde_delivery::options::{Destination, OtlpConfig, ReadThroughConfig, RemoteWriteConfig};
 pub use dropsonde_engine::options::{
     AlertConfig, GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, QueryConfig, SnapshotConfig,
     StaticInstance, StoreConfig, StreamConfig,
@@ -57,8 +57,12 @@ pub struct Config {
     /// Alerts that need no rule file.
     pub alerts: Vec<AlertConfig>,
     pub alerting: AlertingConfig,
-    /// Servers that get samples.
+    /// Servers that get samples by Prometheus' remote write.
     pub remote_write: Vec<RemoteWriteConfig>,
+    /// Collectors that get samples by OTLP.
+    pub otlp: Vec<OtlpConfig>,
+    /// A database that has longer history.
+    pub read_through: Option<ReadThroughConfig>,
     pub http: HttpConfig,
     pub auth: AuthConfig,
     pub tls: TlsConfig,
@@ -177,9 +181,16 @@ impl Config {
     pub fn delivery(&self) -> delivery::options::DeliveryOptions {
         delivery::options::DeliveryOptions {
             alerting: self.alerting.delivery(),
-            remote_write: self.remote_write.clone(),
+            destinations: self.destinations(),
+            read_through: self.read_through.clone(),
             data_dir: self.kept_dir(),
         }
+    }
+
+    /// Returns the servers that samples are sent to.
+    pub fn destinations(&self) -> Vec<Destination> {
+        let remote_write = self.remote_write.iter().cloned().map(Destination::from);
+        remote_write.chain(self.otlp.iter().cloned().map(Destination::from)).collect()
     }
 
     /// Returns the HTTP server's part of the configuration.
@@ -265,6 +276,8 @@ impl Default for Config {
             alerts: Vec::new(),
             alerting: AlertingConfig::default(),
             remote_write: Vec::new(),
+            otlp: Vec::new(),
+            read_through: None,
             http: HttpConfig::default(),
             auth: AuthConfig::default(),
             tls: TlsConfig::default(),

@@ -384,6 +384,11 @@ impl Store {
         usage
     }
 
+    /// Returns the time of the oldest row. It visits every frame.
+    pub fn first_ms(&self) -> Option<i64> {
+        self.all_frames().iter().filter_map(|frame| Some(frame.span_ms()?.0)).min()
+    }
+
     pub(crate) fn all_frames(&self) -> Vec<Arc<Frame>> {
         let instances = self.0.instances.read().unwrap_or_else(PoisonError::into_inner);
         let frames: Vec<_> = instances.values().cloned().collect();

@@ -70,6 +70,9 @@ pub struct WebhookConfig {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// The HTTP proxy between, possibly with a user.
+    pub proxy_url: Option<String>,
+    pub proxy_password_file: Option<PathBuf>,
     pub timeout: Option<Span>,
 }
 
@@ -195,12 +198,23 @@ impl<'de> Visitor<'de> for UrlOrTable {
             ca_file: Option<PathBuf>,
             cert_file: Option<PathBuf>,
             key_file: Option<PathBuf>,
+            proxy_url: Option<String>,
+            proxy_password_file: Option<PathBuf>,
             timeout: Option<Span>,
         }
-        let Table { url, bearer_token_file, username, password_file, ca_file, cert_file, key_file, timeout } =
-            Table::deserialize(MapAccessDeserializer::new(table))?;
-        let access = AccessConfig { bearer_token_file, username, password_file, ca_file, cert_file, key_file, timeout };
-        Ok(AlertmanagerConfig { url, access })
+        let table = Table::deserialize(MapAccessDeserializer::new(table))?;
+        let access = AccessConfig {
+            bearer_token_file: table.bearer_token_file,
+            username: table.username,
+            password_file: table.password_file,
+            ca_file: table.ca_file,
+            cert_file: table.cert_file,
+            key_file: table.key_file,
+            proxy_url: table.proxy_url,
+            proxy_password_file: table.proxy_password_file,
+            timeout: table.timeout,
+        };
+        Ok(AlertmanagerConfig { url: table.url, access })
     }
 }
 
@@ -314,6 +328,8 @@ impl WebhookConfig {
             ca_file: self.ca_file.clone(),
             cert_file: self.cert_file.clone(),
             key_file: self.key_file.clone(),
+            proxy_url: self.proxy_url.clone(),
+            proxy_password_file: self.proxy_password_file.clone(),
             timeout: self.timeout,
         }
     }

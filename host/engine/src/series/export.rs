@@ -11,23 +11,17 @@ use dropsonde_model::{Labels, MetricType};
 use dropsonde_store::inspect::Export;
 use dropsonde_store::{FoundSeries, ReadingScale};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// The state of the set of all series. Another state means that series, or their labels, may be others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SeriesState {
     fields: Revisions,
     store: u64,
-    external_name: Arc<str>,
 }
 
 impl SeriesState {
     pub fn now(engine: &Engine) -> Self {
-        Self {
-            fields: Revisions::now(engine),
-            store: engine.store.series_revision(),
-            external_name: engine.options.load().external_name().into(),
-        }
+        Self { fields: Revisions::now(engine), store: engine.store.series_revision() }
     }
 }
 
@@ -36,9 +30,7 @@ impl SeriesState {
 pub fn exported(engine: &Engine) -> Vec<FoundSeries> {
     let source = PromqlSource::new(engine, usize::MAX);
     let own = source.own(INSTANCE).unwrap_or_default();
-    let mut all = source.find_all();
-    all.iter_mut().for_each(|series| tell_apart(&mut series.labels, own));
-    all
+    source.find_all(&|labels| tell_apart(labels, own))
 }
 
 /// Returns all series of history in files, like [`exported`]. `external_name`: the name of their host.
@@ -49,8 +41,8 @@ pub fn exported_from(export: &Export, external_name: &str) -> Vec<FoundSeries> {
         let (instance, schema) = (frame.instance(), frame.schema());
         let is_of_rule = instance.as_str() == INSTANCE_OF_RULES;
         let mut add = |labels: Labels, metric_type, column, scale| {
-            let mut labels = if is_of_rule { labels } else { as_scraped(&labels, external_name) };
-            tell_apart(&mut labels, external_name);
+            let labels = if is_of_rule { labels } else { as_scraped(&labels, external_name) };
+            let labels = tell_apart(labels, external_name);
             let series = found.entry(labels.clone());
             let series = series.or_insert_with(|| FoundSeries { labels, metric_type, columns: Vec::new() });
             series.columns.push(frame.column(column, scale));
@@ -77,8 +69,9 @@ pub fn exported_from(export: &Export, external_name: &str) -> Vec<FoundSeries> {
 }
 
 /// Adds the name of the host, if it is missing: results of rules have no such label.
-fn tell_apart(labels: &mut Labels, external_name: &str) {
-    if labels.get(INSTANCE).is_none() {
-        *labels = labels.iter().chain([(INSTANCE, external_name)]).collect();
+fn tell_apart(labels: Labels, external_name: &str) -> Labels {
+    match labels.get(INSTANCE) {
+        Some(_) => labels,
+        None => labels.iter().chain([(INSTANCE, external_name)]).collect(),
     }
 }

@@ -1,6 +1,7 @@
 //! Finds series by their labels: labelled series of the store, and the fields of samples under the names that they have
 //! on `/metrics`.
 
+use super::field_index::IndexedField;
 use crate::Engine;
 use crate::plugins::FieldMetric;
 use dropsonde_model::labels::NAME;
@@ -27,7 +28,11 @@ pub fn count(engine: &Engine, selectors: &[Vec<Matcher>]) -> usize {
 pub fn select(engine: &Engine, selectors: &[Vec<Matcher>], window: &Range<i64>) -> SeriesSelection {
     let mut found: HashMap<Labels, FoundSeries> = HashMap::new();
     for matchers in selectors {
-        for series in engine.store.find_series(&of_store(matchers)).into_iter().chain(samples(engine, matchers)) {
+        for series in engine.store.find_series(&of_store(matchers)).into_iter().chain(samples(
+            engine,
+            matchers,
+            &IndexedField::series_labels,
+        )) {
             found.entry(series.labels.clone()).or_insert(series);
         }
     }
@@ -38,7 +43,7 @@ pub fn select(engine: &Engine, selectors: &[Vec<Matcher>], window: &Range<i64>) 
 pub(super) fn find(engine: &Engine, matchers: &[Matcher], has_samples: bool) -> Vec<FoundSeries> {
     let mut found = engine.store.find_series(&of_store(matchers));
     if has_samples {
-        found.extend(samples(engine, matchers));
+        found.extend(samples(engine, matchers, &IndexedField::series_labels));
     }
     found
 }
@@ -91,21 +96,22 @@ pub fn label_values(engine: &Engine, name: &str) -> BTreeSet<String> {
     values
 }
 
-/// Returns the fields of samples that matchers select, as series.
-fn samples(engine: &Engine, matchers: &[Matcher]) -> Vec<FoundSeries> {
+/// Returns the fields of samples that matchers select, as series with the labels that `labels` gives them.
+pub(super) fn samples(
+    engine: &Engine,
+    matchers: &[Matcher],
+    labels: &dyn Fn(&IndexedField, &FieldMetric) -> Labels,
+) -> Vec<FoundSeries> {
     let mut found: Vec<FoundSeries> = Vec::new();
     // If a sampler has changed its fields or its interval, several of its frames have columns of one series.
     let mut in_several: BTreeMap<(InstanceId, Arc<str>, &str), FoundSeries> = BTreeMap::new();
     let index = engine.fields.current(engine);
     index.select(matchers, |field, metric| {
         let sampler = field.frame.schema().sampler();
-        let series = || {
-            let own = [("id", field.instance.as_str()), ("sampler", sampler), (NAME, &metric.name)];
-            FoundSeries {
-                labels: field.labels.iter().chain(own).collect(),
-                metric_type: if metric.is_counter { MetricType::Counter } else { MetricType::Gauge },
-                columns: Vec::new(),
-            }
+        let series = || FoundSeries {
+            labels: labels(field, metric),
+            metric_type: if metric.is_counter { MetricType::Counter } else { MetricType::Gauge },
+            columns: Vec::new(),
         };
         let (frame, column) = (field.frame.clone(), field.column);
         let column = SeriesColumn { frame, column, scale: metric.scale() };

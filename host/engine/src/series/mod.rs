@@ -5,12 +5,13 @@
 //!   report into history.
 //! * `find`: finds series by their labels, samples among them, which `field_index` has by name and instance.
 //!   [`PromqlSource`]: passes them to queries in PromQL.
-//!   [`exported`]: all series, as other servers get them. [`metadata`]: what is known of metrics.
+//!   [`long_fields`]: questions for fields to another database. [`exported`]: all series, as other servers get them. [`metadata`]: what is known of metrics.
 
 mod export;
 mod exposition_group;
 mod field_index;
 mod find;
+pub mod long_fields;
 mod metadata;
 mod promql_source;
 mod registered;

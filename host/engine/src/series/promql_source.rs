@@ -1,5 +1,5 @@
 use super::count;
-use super::find::find;
+use super::find::{find, samples};
 use crate::Engine;
 use crate::rules::INSTANCE_OF_RULES;
 use dropsonde_model::Labels;
@@ -73,12 +73,16 @@ impl<'a> PromqlSource<'a> {
         Ok(SeriesSelection::as_found(series, window))
     }
 
-    /// Finds all series, with the labels that a Prometheus gives them.
-    pub(super) fn find_all(&self) -> Vec<FoundSeries> {
-        let mut all = find(self.engine, &[], true);
-        for series in all.iter_mut().filter(|series| !is_made_by_rule(series)) {
-            series.labels = self.labels(&series.labels);
+    /// Finds all series, with the labels that a Prometheus gives them and that `more` changes.
+    pub(super) fn find_all(&self, more: &dyn Fn(Labels) -> Labels) -> Vec<FoundSeries> {
+        let mut all = find(self.engine, &[], false);
+        for series in &mut all {
+            let labels = if is_made_by_rule(series) { series.labels.clone() } else { self.labels(&series.labels) };
+            series.labels = more(labels);
         }
+        all.extend(samples(self.engine, &[], &|field, metric| {
+            field.exported_labels(metric, |labels| more(self.labels(&labels)))
+        }));
         all
     }
 

@@ -3,6 +3,9 @@
 /** Ranges that can be chosen, each with its length in seconds. */
 export const RANGES = { '30m': 1800, '1h': 3600, '3h': 10_800, '6h': 21_600, '12h': 43_200, '24h': 86_400, '3d': 259_200, '7d': 604_800 };
 
+/** Ranges that can be chosen where another database has longer history. */
+export const LONG_RANGES = { '30d': 2_592_000, '1y': 31_536_000 };
+
 export const DEFAULT_RANGE = '1h';
 
 const KEY = 'dropsonde.timezone';
@@ -79,8 +82,9 @@ export function fromInput(text) {
 export function windowOf(params) {
   const [since, until] = [Number(params.get('since')), Number(params.get('until'))];
   if (since && until > since) return { since, until, seconds: until - since, isFixed: true };
-  const range = params.get('range') in RANGES ? params.get('range') : DEFAULT_RANGE;
-  return { range, seconds: RANGES[range], isFixed: false };
+  const all = { ...RANGES, ...LONG_RANGES };
+  const range = params.get('range') in all ? params.get('range') : DEFAULT_RANGE;
+  return { range, seconds: all[range], isFixed: false };
 }
 
 /** Returns the query parameters of a window. */

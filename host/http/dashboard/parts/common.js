@@ -2,7 +2,8 @@
 
 import { html, useState } from '../lib/html.js';
 import { hostNow } from '../lib/api.js';
-import { RANGES, forInput, fromInput, windowOf } from '../lib/time.js';
+import { useLongerHistory } from '../lib/longer.js';
+import { LONG_RANGES, RANGES, forInput, fromInput, windowOf } from '../lib/time.js';
 import { setParams } from '../lib/route.js';
 
 /** A state in words, with a mark whose shape differs, too. */
@@ -51,6 +52,8 @@ export function Meter({ name, used, most, text }) {
 /** Chooses the window of a view, and keeps it in the URL. */
 export function RangePicker({ params }) {
   const shown = windowOf(params);
+  const database = useLongerHistory();
+  const ranges = Object.keys({ ...RANGES, ...(database && LONG_RANGES) });
   // The times that the form began with: what the user types stays when the view is drawn again.
   const [opened, setOpened] = useState();
   const choose = (range) => setParams({ range, since: undefined, until: undefined }, false);
@@ -69,7 +72,7 @@ export function RangePicker({ params }) {
     setParams({ range: undefined, since: Math.floor(from / 1000), until: Math.ceil(to / 1000) }, false);
   };
   return html`<div class="ranges" role="group" aria-label="Range">
-    ${Object.keys(RANGES).map((range) => html`<button aria-pressed=${shown.range === range} onClick=${() => choose(range)}>${range}</button>`)}
+    ${ranges.map((range) => html`<button title=${range in LONG_RANGES ? `What is older comes from ${database}` : undefined} aria-pressed=${shown.range === range} onClick=${() => choose(range)}>${range}</button>`)}
     <button aria-pressed=${shown.isFixed} aria-expanded=${!!opened} onClick=${() => setOpened(opened ? undefined : [since, until])}>custom</button>
     ${opened && html`<form class="custom" onSubmit=${onSubmit} onInput=${(event) => event.currentTarget.elements.until.setCustomValidity('')}>
       <label>from <input type="datetime-local" step="1" name="since" required defaultValue=${forInput(opened[0])} /></label>

@@ -5,6 +5,7 @@ use super::parameters::Parameters;
 use super::value_json;
 use crate::answer_memory::{reserve, resize};
 use crate::chunked::{LARGEST, ORDINARY, make};
+use crate::longer::LongerQuery;
 use crate::peer::Peer;
 use crate::{App, AppState, CallerExtension};
 use axum::Extension;
@@ -89,8 +90,20 @@ async fn answer(app: &Arc<App>, peer: &Peer, parameters: &Parameters, times: Tim
     let lookback_ms = parameters.duration("lookback_delta")?;
     let timeout = parameters.timeout(app.engine.options.load().query.timeout.get())?;
     let has_stats = parameters.one("stats").is_some();
-    let Evaluated { answer: Answer { mut value, annotations, usage }, memory, took } =
-        evaluate(app, peer, query.to_owned(), times, lookback_ms, timeout).await?;
+    let usual_ms = app.engine.options.load().query.lookback.as_ms();
+    let settings = Settings {
+        lookback_ms: lookback_ms.filter(|lookback_ms| *lookback_ms > 0).unwrap_or(usual_ms),
+        subquery_step_ms: SUBQUERY_STEP_MS,
+        delayed_name_removal: false,
+    };
+    let longer = longer(app, query, times, settings).await;
+    let (evaluated, longer) = tokio::join!(evaluate(app, peer, query.to_owned(), times, settings, timeout), async {
+        match longer {
+            Some(longer) => Some(longer.ask().await),
+            None => None,
+        }
+    });
+    let Evaluated { answer: Answer { mut value, annotations, usage }, memory, took } = evaluated?;
     let remarks = |kind: AnnotationKind, what: &str| {
         let found = annotations.iter().filter(|remark| remark.kind == kind);
         let mut all: Vec<String> = found.clone().take(MOST_REMARKS).map(|remark| remark.text(query)).collect();
@@ -100,7 +113,11 @@ async fn answer(app: &Arc<App>, peer: &Peer, parameters: &Parameters, times: Tim
         }
         all
     };
-    let (mut warnings, infos) = (remarks(AnnotationKind::Warning, "warning"), remarks(AnnotationKind::Info, "info"));
+    let (mut warnings, mut infos) =
+        (remarks(AnnotationKind::Warning, "warning"), remarks(AnnotationKind::Info, "info"));
+    if let Some(longer) = longer {
+        value = longer.join(value, &mut warnings, &mut infos);
+    }
     if limit.is_some_and(|limit| cut(&mut value, limit)) {
         warnings.push("results truncated due to limit".to_owned());
     }
@@ -113,13 +130,20 @@ async fn answer(app: &Arc<App>, peer: &Peer, parameters: &Parameters, times: Tim
     Ok(make(app.clone(), peer, LARGEST, ORDINARY, more).await?.into_response())
 }
 
+/// Returns the part of a query that another database has to answer.
+async fn longer(app: &Arc<App>, query: &str, times: Times, settings: Settings) -> Option<LongerQuery> {
+    app.engine.long_history.get()?;
+    let (shared, query) = (app.clone(), query.to_owned());
+    app.query_threads.run(move || LongerQuery::of(&shared, &query, times, settings)).await.ok()?
+}
+
 /// Computes a query off the server's threads, when it is its turn. It ends when its client goes.
 async fn evaluate(
     app: &Arc<App>,
     peer: &Peer,
     text: String,
     times: Times,
-    lookback_ms: Option<i64>,
+    settings: Settings,
     timeout: Duration,
 ) -> Result<Evaluated, Failure> {
     let options = app.engine.options.load().query.clone();
@@ -137,12 +161,6 @@ async fn evaluate(
     let work = move || {
         let _turn = turn;
         let expr = parse(&text, ParseOptions { experimental: options.experimental }).map_err(QueryError::Parse)?;
-        let usual_ms = options.lookback.as_ms();
-        let settings = Settings {
-            lookback_ms: lookback_ms.filter(|lookback_ms| *lookback_ms > 0).unwrap_or(usual_ms),
-            subquery_step_ms: SUBQUERY_STEP_MS,
-            delayed_name_removal: false,
-        };
         let (engine, granting) = (&shared.engine, shared.clone());
         let grant = move |bytes: usize| {
             let mut memory = held.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,11 @@
-//! Sends history on disk to another server by remote write.
+//! Sends history on disk to another server.
 
 use super::{explain_folder_error, folder};
 use crate::cli::SendArgs;
 use crate::cli::out::{Out, aside};
-use crate::config::{Config, RemoteWriteConfig};
+use crate::config::{Config, Destination, RemoteWriteConfig};
 use anyhow::{Context, Result, bail};
-use dropsonde_delivery::options::{Since, check_remotes};
+use dropsonde_delivery::options::{Since, check_destinations};
 use dropsonde_delivery::{Feedback, KeptSeries, as_text, kept_cursor, send_kept};
 use dropsonde_engine::machine_name;
 use dropsonde_engine::series::exported_from;
@@ -27,7 +27,7 @@ const TOLD: Duration = Duration::from_secs(10);
 pub(in crate::cli) async fn send(args: SendArgs, out: &mut Out) -> Result<()> {
     let config = args.data.config()?;
     let now_ms = Timestamp::now().as_millisecond();
-    let remote = remote(&args, &config)?;
+    let mut destination = destination(&args, &config)?;
     let selector = |text: &String| {
         parse_selector(text).map_err(|error| anyhow::anyhow!("--match {text:?} is no selector: {error}"))
     };
@@ -47,7 +47,7 @@ pub(in crate::cli) async fn send(args: SendArgs, out: &mut Out) -> Result<()> {
         bail!("there is nothing to send: no series in {} is as wanted", folder.display());
     };
     let until_ms = args.until.unwrap_or(now_ms).min(last_ms.saturating_add(1));
-    let since_ms = remote.since.ms_before(now_ms).max(first_ms);
+    let since_ms = destination.config.since.ms_before(now_ms).max(first_ms);
     if since_ms >= until_ms {
         bail!("there is nothing to send: history is from {} to {}", time(first_ms), time(last_ms));
     }
@@ -62,9 +62,9 @@ pub(in crate::cli) async fn send(args: SendArgs, out: &mut Out) -> Result<()> {
         }
     }
     let progress = Arc::new(Progress::new(since_ms, until_ms));
-    let remote = RemoteWriteConfig { since: Since::At(Timestamp::from_millisecond(since_ms)?), ..remote };
+    destination.config.since = Since::At(Timestamp::from_millisecond(since_ms)?);
     let kept = KeptSeries { series, window: since_ms..until_ms };
-    let sending = send_kept(kept, remote, cursor.clone(), now_ms, progress.clone());
+    let sending = send_kept(kept, destination, cursor.clone(), now_ms, progress.clone());
     let stopped = tokio::select! {
         sent = sending => { sent?; false }
         _ = tokio::signal::ctrl_c() => true,
@@ -93,15 +93,18 @@ pub(in crate::cli) async fn send(args: SendArgs, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-/// Returns the server: a URL, or one of the configuration.
-fn remote(args: &SendArgs, config: &Config) -> Result<RemoteWriteConfig> {
-    let known = config.remote_write.iter().find(|remote| remote.name() == args.to);
-    let mut remote = match known {
-        Some(known) => known.clone(),
+/// Returns the server: a URL for remote write, or a server of the configuration.
+fn destination(args: &SendArgs, config: &Config) -> Result<Destination> {
+    let known = config.destinations().into_iter().find(|known| known.name() == args.to);
+    let is_known = known.is_some();
+    let mut destination = match known {
+        Some(known) => known,
         None => {
-            serde_json::from_value(json!({ "url": args.to })).with_context(|| format!("cannot send to {}", args.to))?
+            let table: Result<RemoteWriteConfig, _> = serde_json::from_value(json!({ "url": args.to }));
+            table.with_context(|| format!("cannot send to {}", args.to))?.into()
         }
     };
+    let remote = &mut destination.config;
     if let Some(since) = &args.since {
         remote.since = since.parse().map_err(|why: String| anyhow::anyhow!("--since: {why}"))?;
     } else {
@@ -113,16 +116,17 @@ fn remote(args: &SendArgs, config: &Config) -> Result<RemoteWriteConfig> {
         };
         remote.headers.insert(name.trim().to_owned(), value.trim().to_owned());
     }
-    remote.bearer_token_file = args.bearer_token_file.clone().or(remote.bearer_token_file);
+    remote.bearer_token_file = args.bearer_token_file.clone().or(remote.bearer_token_file.take());
     remote.catch_up_rate = args.rate.unwrap_or(remote.catch_up_rate);
-    check_remotes(std::slice::from_ref(&remote)).map_err(|error| {
+    check_destinations(std::slice::from_ref(&destination)).map_err(|error| {
         let why = error.to_string();
-        match known {
-            Some(_) => anyhow::anyhow!("{why}"),
-            None => anyhow::anyhow!("--to {}: {}", args.to, why.trim_start_matches("remote_write[0].")),
+        if is_known {
+            anyhow::anyhow!("{why}")
+        } else {
+            anyhow::anyhow!("--to {}: {}", args.to, why.trim_start_matches("remote_write[0]."))
         }
     })?;
-    Ok(remote)
+    Ok(destination)
 }
 
 fn span_ms(series: &[FoundSeries]) -> Option<(i64, i64)> {

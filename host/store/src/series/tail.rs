@@ -80,11 +80,18 @@ impl SeriesTail {
         for (index, mut columns) in series.into_iter().enumerate() {
             columns.sort_by_key(|column| (column.frame.key().born, column.frame.id));
             columns.dedup_by_key(|column| column.frame.id);
-            let ids = columns.iter().map(|column| column.frame.id).collect();
-            let number = *numbers.entry(ids).or_insert_with(|| {
-                pieces.push(Piece::of(columns.iter().map(|column| column.frame.clone()).collect()));
-                pieces.len() - 1
-            });
+            let is_same = |piece: &Piece| {
+                let frames = piece.frames.iter().map(|frame| frame.id);
+                frames.eq(columns.iter().map(|column| column.frame.id))
+            };
+            // Series of the same frames come one after the other, most often.
+            let number = match pieces.last() {
+                Some(last) if is_same(last) => pieces.len() - 1,
+                _ => *numbers.entry(columns.iter().map(|column| column.frame.id).collect()).or_insert_with(|| {
+                    pieces.push(Piece::of(columns.iter().map(|column| column.frame.clone()).collect()));
+                    pieces.len() - 1
+                }),
+            };
             if let Some(piece) = pieces.get_mut(number) {
                 piece.series.push(TailedSeries { index, columns, is_live: false });
             }

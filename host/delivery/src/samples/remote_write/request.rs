@@ -2,16 +2,13 @@
 //! `io.prometheus.write.v2.Request`. They are written field by field, because a request has thousands of labels that
 //! need not be copied first.
 
-use super::options::Version;
+use super::super::destination::Version;
+use super::super::protobuf::{KEY, begin_message, message_len, put_message, put_text, put_varint};
+use super::super::request::SentSeries;
 use bytes::BufMut as _;
-use dropsonde_engine::series::Metadata;
-use dropsonde_model::{Labels, MetricType};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use dropsonde_model::Labels;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::collections::HashMap;
-
-/// The bytes of a key with its number and wire type, of fields up to 15.
-const KEY: usize = 1;
 
 /// A double with its key.
 const DOUBLE: usize = KEY + 8;
@@ -19,22 +16,11 @@ const DOUBLE: usize = KEY + 8;
 /// The longest sample with its key and its length: a time has at most ten bytes.
 const LONGEST_SAMPLE: usize = KEY + 1 + DOUBLE + KEY + 10;
 
-const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
-
-/// A series of a request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SentSeries<'a> {
-    pub(crate) labels: &'a Labels,
-    pub(crate) metric_type: MetricType,
-    /// The type, the help and the unit of its metric, if they are known.
-    pub(crate) metadata: Option<&'a Metadata>,
-}
-
 /// Collects the series of a request.
 #[derive(Debug)]
-pub(crate) struct RequestBuilder {
+pub(super) struct RequestBuilder {
     series: Vec<u8>,
-    pub(crate) samples: usize,
+    pub(super) samples: usize,
     /// Of version 2: texts, each once.
     symbols: Option<Symbols>,
 }
@@ -46,17 +32,17 @@ struct Symbols {
 }
 
 impl RequestBuilder {
-    pub(crate) fn new(version: Version) -> Self {
+    pub(super) fn new(version: Version) -> Self {
         Self { series: Vec::new(), samples: 0, symbols: (version == Version::V2).then(Symbols::new) }
     }
 
     /// Returns about how many bytes the request has, before it is compressed.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.series.len() + self.symbols.as_ref().map_or(0, |symbols| symbols.bytes.len())
     }
 
     /// Adds samples of a series, ascending in time.
-    pub(crate) fn add(&mut self, series: SentSeries<'_>, at_ms: &[i64], values: &[f64]) {
+    pub(super) fn add(&mut self, series: SentSeries<'_>, at_ms: &[i64], values: &[f64]) {
         self.samples += at_ms.len();
         let samples = at_ms.iter().map(|at_ms| message_len(sample_len(*at_ms))).sum::<usize>();
         match &mut self.symbols {
@@ -80,7 +66,7 @@ impl RequestBuilder {
     }
 
     /// Returns the request, compressed.
-    pub(crate) fn finish(self) -> Result<Vec<u8>, snap::Error> {
+    pub(super) fn finish(self) -> Result<Vec<u8>, snap::Error> {
         let mut encoder = snap::raw::Encoder::new();
         match self.symbols {
             None => encoder.compress_vec(&self.series),
@@ -92,44 +78,18 @@ impl RequestBuilder {
     }
 }
 
-/// Returns the headers of requests of a version.
-pub(crate) fn headers(version: Version) -> [(HeaderName, HeaderValue); 3] {
-    let (media_type, number) = match version {
-        Version::V1 => ("application/x-protobuf", "0.1.0"),
-        Version::V2 => ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"),
-    };
-    [
-        (CONTENT_TYPE, HeaderValue::from_static(media_type)),
-        (CONTENT_ENCODING, HeaderValue::from_static("snappy")),
-        (VERSION, HeaderValue::from_static(number)),
-    ]
-}
-
 /// Returns the length of a sample.
 fn sample_len(at_ms: i64) -> usize {
     DOUBLE + KEY + encoded_len_varint(at_ms as u64)
-}
-
-/// Returns the length of a message within another, with its key and its own length.
-fn message_len(content: usize) -> usize {
-    KEY + encoded_len_varint(content as u64) + content
-}
-
-fn put_text(number: u32, text: &str, into: &mut Vec<u8>) {
-    encode_key(number, WireType::LengthDelimited, into);
-    encode_varint(text.len() as u64, into);
-    into.extend(text.as_bytes());
 }
 
 /// Writes a `TimeSeries` of version 1 up to its samples, which have `samples` bytes.
 fn add_v1(into: &mut Vec<u8>, labels: &Labels, samples: usize) {
     let label_len = |(name, value): (&str, &str)| message_len(name.len()) + message_len(value.len());
     let all = labels.iter().map(|label| message_len(label_len(label))).sum::<usize>() + samples;
-    encode_key(1, WireType::LengthDelimited, into);
-    encode_varint(all as u64, into);
+    begin_message(1, all, into);
     for (name, value) in labels.iter() {
-        encode_key(1, WireType::LengthDelimited, into);
-        encode_varint(label_len((name, value)) as u64, into);
+        begin_message(1, label_len((name, value)), into);
         put_text(1, name, into);
         put_text(2, value, into);
     }
@@ -161,22 +121,16 @@ impl Symbols {
             encode_varint(self.number(value).into(), &mut labels);
         }
         let mut about = Vec::new();
-        encode_key(1, WireType::Varint, &mut about);
-        encode_varint(type_number(series), &mut about);
+        put_varint(1, type_number(series), &mut about);
         for (number, text) in series.metadata.iter().flat_map(|known| [(3, &known.help), (4, &known.unit)]) {
             if !text.is_empty() {
-                encode_key(number, WireType::Varint, &mut about);
-                encode_varint(self.number(text).into(), &mut about);
+                put_varint(number, self.number(text).into(), &mut about);
             }
         }
         let all = message_len(labels.len()) + message_len(about.len()) + samples;
-        encode_key(5, WireType::LengthDelimited, into);
-        encode_varint(all as u64, into);
-        for (number, content) in [(1, labels), (5, about)] {
-            encode_key(number, WireType::LengthDelimited, into);
-            encode_varint(content.len() as u64, into);
-            into.extend(content);
-        }
+        begin_message(5, all, into);
+        put_message(1, &labels, into);
+        put_message(5, &about, into);
     }
 }
 
@@ -199,6 +153,8 @@ fn type_number(series: SentSeries<'_>) -> u64 {
 mod tests {
     use super::super::messages::{Request2, Sample, WriteRequest};
     use super::*;
+    use dropsonde_engine::series::Metadata;
+    use dropsonde_model::MetricType;
     use dropsonde_store::STALE;
     use prost::Message;
 

@@ -1,14 +1,12 @@
 //! Sends requests to one server, again and again until it takes them or refuses them for good.
 
+use super::destination::Destination;
 use super::feedback::Feedback;
-use super::options::{RemoteWriteConfig, Version};
-use super::request::headers;
+use super::request::{Format, ReadyRequest, Verdict};
 use crate::client::{Answer, Client, Message, SendError, secret};
 use anyhow::Result;
-use bytes::Bytes;
-use dropsonde_model::Labels;
+use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{Method, StatusCode};
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,25 +25,12 @@ const MOST_FAILURES: u32 = 5;
 /// The time between two looks whether certificates have changed.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// The header in which a server of version 2 tells how many samples it wrote.
-const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
-
-/// A request that is ready to be sent.
-#[derive(Debug, Clone)]
-pub(super) struct ReadyRequest {
-    pub(super) version: Version,
-    pub(super) samples: usize,
-    pub(super) body: Bytes,
-    /// The labels of one of its series, for people.
-    pub(super) example: Option<Labels>,
-}
-
 /// The end of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The server has it, or will never take it.
     Done,
-    /// The server does not understand version 2.
+    /// The server does not understand this version of the protocol.
     TooNew,
     /// The server takes only smaller requests.
     TooLarge,
@@ -54,7 +39,7 @@ pub(super) enum Outcome {
 /// Sends requests to one server. Several at a time share what is known of it.
 #[derive(Debug)]
 pub(super) struct Sender {
-    config: RemoteWriteConfig,
+    destination: Destination,
     feedback: Arc<dyn Feedback>,
     client: Arc<Mutex<ClientOfFiles>>,
     attempts: Mutex<Attempts>,
@@ -81,29 +66,25 @@ struct Attempts {
 }
 
 impl Sender {
-    pub(super) fn new(config: RemoteWriteConfig, feedback: Arc<dyn Feedback>) -> Result<Self> {
-        let client = Arc::new(Mutex::new(ClientOfFiles::new(&config)?));
-        Ok(Self { config, feedback, client, attempts: Mutex::default(), trial: AsyncMutex::default() })
+    pub(super) fn new(destination: Destination, feedback: Arc<dyn Feedback>) -> Result<Self> {
+        let client = Arc::new(Mutex::new(ClientOfFiles::new(&destination)?));
+        Ok(Self { destination, feedback, client, attempts: Mutex::default(), trial: AsyncMutex::default() })
     }
 
     /// Sends a request until the server takes it or refuses it for good.
-    pub(super) async fn send(&self, request: ReadyRequest) -> Outcome {
+    pub(super) async fn send(&self, format: &Format, request: ReadyRequest) -> Outcome {
         loop {
             let trial = self.wait().await;
             let began = Instant::now();
-            let answer = self.attempt(&request).await;
-            let (why, asked) = match answer {
-                Ok(answer) if answer.status.is_success() => {
-                    self.works(began);
-                    drop(trial);
-                    return self.taken(&request, &answer);
-                }
-                Ok(answer) if is_refusal(answer.status) => {
-                    self.works(began);
-                    drop(trial);
-                    return self.refused(&request, &answer);
-                }
-                Ok(answer) => (answer.to_string(), answer.retry_after()),
+            let (why, asked) = match self.attempt(format, &request).await {
+                Ok(answer) => match format.verdict(request.samples, &answer) {
+                    Verdict::Later => (answer.to_string(), answer.retry_after()),
+                    verdict => {
+                        self.works(began);
+                        drop(trial);
+                        return self.end(&request, verdict);
+                    }
+                },
                 Err(error) => (error.why, error.retry_after),
             };
             self.fails(&why, asked);
@@ -119,23 +100,24 @@ impl Sender {
         if !is_due {
             return known;
         }
-        let (client, config) = (self.client.clone(), self.config.clone());
-        tokio::task::spawn_blocking(move || lock(&client).current(&config)).await.unwrap_or(known)
+        let (client, destination) = (self.client.clone(), self.destination.clone());
+        tokio::task::spawn_blocking(move || lock(&client).current(&destination)).await.unwrap_or(known)
     }
 
-    async fn attempt(&self, request: &ReadyRequest) -> Result<Answer, SendError> {
-        let url = match (&self.config.url, &self.config.url_file) {
+    async fn attempt(&self, format: &Format, request: &ReadyRequest) -> Result<Answer, SendError> {
+        let config = &self.destination.config;
+        let url = match (&config.url, &config.url_file) {
             (Some(url), _) => url.clone(),
             (None, Some(file)) => secret(file).await?,
             (None, None) => return Err(SendError::later("it has no URL")),
         };
-        let further = self.config.headers.iter();
+        let further = config.headers.iter();
         let further = further
             .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)));
         let message = Message {
             method: Method::POST,
-            url,
-            headers: headers(request.version).into_iter().chain(further).collect(),
+            url: self.destination.complete_url(&url),
+            headers: format.headers().into_iter().chain(further).collect(),
             body: request.body.clone(),
         };
         self.client().await.ask(message).await
@@ -194,54 +176,33 @@ impl Sender {
         self.feedback.fails(why, is_down);
     }
 
-    fn taken(&self, request: &ReadyRequest, answer: &Answer) -> Outcome {
-        let mut taken = request.samples;
-        if request.version == Version::V2 {
-            let written = answer.headers.get(SAMPLES_WRITTEN).and_then(|value| value.to_str().ok()?.parse().ok());
-            // A server of version 1 answers like this to what it does not understand.
-            let Some(written) = written else { return Outcome::TooNew };
-            taken = taken.min(written);
-            self.drop_samples(request, request.samples - taken, "not_written", "it wrote only some of them");
-        }
-        self.count(request, taken);
-        Outcome::Done
-    }
-
-    fn refused(&self, request: &ReadyRequest, answer: &Answer) -> Outcome {
-        match answer.status {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE if request.version == Version::V2 => return Outcome::TooNew,
-            StatusCode::PAYLOAD_TOO_LARGE if request.samples > 1 => return Outcome::TooLarge,
-            _ => {}
-        }
-        // Of version 2 it may have written the others.
-        let written = answer.headers.get(SAMPLES_WRITTEN).and_then(|value| value.to_str().ok()?.parse().ok());
-        let taken = written.unwrap_or(0).min(request.samples);
-        self.drop_samples(request, request.samples - taken, answer.status.as_str(), &answer.to_string());
-        self.count(request, taken);
-        Outcome::Done
-    }
-
-    fn count(&self, request: &ReadyRequest, taken: usize) {
-        self.feedback.took(taken, request.body.len());
-    }
-
-    fn drop_samples(&self, request: &ReadyRequest, samples: usize, reason: &str, why: &str) {
-        if samples > 0 {
-            self.feedback.refused(samples, reason, why, request.example.as_ref());
+    fn end(&self, request: &ReadyRequest, verdict: Verdict) -> Outcome {
+        match verdict {
+            Verdict::TooNew => Outcome::TooNew,
+            Verdict::TooLarge => Outcome::TooLarge,
+            Verdict::Later => Outcome::Done,
+            Verdict::Done { taken, reason, why } => {
+                let refused = request.samples.saturating_sub(taken);
+                if refused > 0 {
+                    self.feedback.refused(refused, &reason, &why, request.example.as_ref());
+                }
+                self.feedback.took(taken, request.body.len());
+                Outcome::Done
+            }
         }
     }
 }
 
 impl ClientOfFiles {
-    fn new(config: &RemoteWriteConfig) -> Result<Self> {
+    fn new(destination: &Destination) -> Result<Self> {
         // First, so that a change meanwhile is noticed.
-        let files = Self::versions(config);
-        Ok(Self { client: Client::new(&config.access())?, files, looked: Instant::now() })
+        let files = Self::versions(destination);
+        Ok(Self { client: Client::new(&destination.config.access())?, files, looked: Instant::now() })
     }
 
-    fn versions(config: &RemoteWriteConfig) -> Vec<(PathBuf, Option<SystemTime>)> {
+    fn versions(destination: &Destination) -> Vec<(PathBuf, Option<SystemTime>)> {
         let version = |file: &PathBuf| std::fs::metadata(file).and_then(|about| about.modified()).ok();
-        config.access().certificate_files().map(|file| (file.clone(), version(file))).collect()
+        destination.config.access().certificate_files().map(|file| (file.clone(), version(file))).collect()
     }
 
     /// Returns whether it is time to look at the files.
@@ -250,34 +211,17 @@ impl ClientOfFiles {
     }
 
     /// Returns the client; a new one if its files have changed and can be read.
-    fn current(&mut self, config: &RemoteWriteConfig) -> Client {
+    fn current(&mut self, destination: &Destination) -> Client {
         if self.is_due() {
             self.looked = Instant::now();
-            if self.files != Self::versions(config)
-                && let Ok(new) = Self::new(config)
+            if self.files != Self::versions(destination)
+                && let Ok(new) = Self::new(destination)
             {
                 *self = new;
             }
         }
         self.client.clone()
     }
-}
-
-/// Returns whether an answer says that the request itself is wrong, so that it is wrong for ever. An answer that is about
-/// the address or about credentials is not: an operator can mend that, and history keeps the samples until then.
-fn is_refusal(status: StatusCode) -> bool {
-    let is_about_access = matches!(
-        status,
-        StatusCode::UNAUTHORIZED
-            | StatusCode::PAYMENT_REQUIRED
-            | StatusCode::FORBIDDEN
-            | StatusCode::NOT_FOUND
-            | StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::PROXY_AUTHENTICATION_REQUIRED
-    );
-    let is_passing =
-        matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
-    status.is_client_error() && !is_about_access && !is_passing
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,6 +1,6 @@
 //! Where samples come from: the history of a running host, or that in files.
 
-use super::options::RemoteWriteConfig;
+use super::destination::DestinationConfig;
 use dropsonde_engine::Engine;
 use dropsonde_engine::series::{Metadata, SeriesState, exported, metadata};
 use dropsonde_store::FoundSeries;
@@ -23,7 +23,7 @@ pub(super) trait History: Debug + Send + Sync {
     }
 
     /// Returns the shortest window that is worth a request.
-    fn least_window_ms(&self, config: &RemoteWriteConfig) -> i64;
+    fn least_window_ms(&self, config: &DestinationConfig) -> i64;
 
     /// Returns the present time.
     fn now_ms(&self) -> i64;
@@ -58,7 +58,7 @@ impl History for LiveHistory {
         !self.0.plugins.is_starting()
     }
 
-    fn least_window_ms(&self, config: &RemoteWriteConfig) -> i64 {
+    fn least_window_ms(&self, config: &DestinationConfig) -> i64 {
         config.interval.as_ms()
     }
 
@@ -96,7 +96,7 @@ impl History for KeptHistory {
         i64::MIN
     }
 
-    fn least_window_ms(&self, _: &RemoteWriteConfig) -> i64 {
+    fn least_window_ms(&self, _: &DestinationConfig) -> i64 {
         1
     }
 

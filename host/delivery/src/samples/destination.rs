@@ -1,4 +1,4 @@
-//! `[[remote_write]]`: servers that get samples.
+//! `[[remote_write]]` and `[[otlp]]`: servers that get samples.
 
 use crate::access::{AccessConfig, check_url, without_user};
 use dropsonde_model::{InvalidValue, Size, Span};
@@ -13,51 +13,117 @@ use std::str::FromStr;
 use std::time::Duration;
 use xxhash_rust::xxh64::xxh64;
 
-/// `[[remote_write]]`: a server that gets samples.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RemoteWriteConfig {
-    /// Its name in metrics and logs. Progress is kept by it. None: the host of the URL.
-    pub name: Option<String>,
-    /// The URL, which may be a secret. None: it is in `url_file`.
-    pub url: Option<String>,
-    pub url_file: Option<PathBuf>,
-    /// The version of the protocol. A server that does not understand version 2 gets version 1.
-    #[serde(default)]
-    pub version: Version,
-    /// The time from which on a new server gets samples.
-    #[serde(default)]
-    pub since: Since,
-    /// Labels of all series that have no such label yet.
-    #[serde(default)]
-    pub external_labels: BTreeMap<String, String>,
-    /// Changes to labels, and choices of series, in this order.
-    #[serde(default)]
-    pub relabel: Vec<RelabelConfig>,
-    /// Further headers of requests, such as `X-Scope-OrgID`.
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    /// The time between two sends of what is new.
-    #[serde(default = "interval")]
-    pub interval: Span,
-    /// The most requests at a time.
-    #[serde(default = "shards")]
-    pub shards: usize,
-    /// The most samples of a request.
-    #[serde(default = "max_samples")]
-    pub max_samples: usize,
-    /// The most bytes per second while it catches up.
-    #[serde(default = "catch_up_rate")]
-    pub catch_up_rate: Size,
-    pub bearer_token_file: Option<PathBuf>,
-    pub username: Option<String>,
-    pub password_file: Option<PathBuf>,
-    pub ca_file: Option<PathBuf>,
-    pub cert_file: Option<PathBuf>,
-    pub key_file: Option<PathBuf>,
-    /// The longest time of a request.
-    #[serde(default = "timeout")]
-    pub timeout: Span,
+/// A server that gets samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Destination {
+    pub protocol: Protocol,
+    pub config: DestinationConfig,
+}
+
+/// The protocol by which samples are sent to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Protocol {
+    /// Prometheus' remote write. A server that does not understand version 2 gets version 1.
+    RemoteWrite(Version),
+    /// Metrics of OpenTelemetry over HTTP, with these attributes of all resources.
+    Otlp(BTreeMap<String, String>),
+}
+
+/// Defines what all protocols need to know of a server, and the tables of the configuration that say so. A table has all
+/// of these keys and one of its own. (Serde does not refuse unknown keys where it flattens one table into another.)
+macro_rules! destinations {
+    (@settings { $($(#[$about:meta])* $field:ident: $type:ty,)* }) => {
+        /// What all protocols need to know of a server.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct DestinationConfig {
+            $(pub $field: $type,)*
+        }
+    };
+    (
+        @table { $($(#[$about:meta])* $field:ident: $type:ty,)* }
+        $(#[$about_table:meta])* $table:ident { $(#[$about_own:meta])* $own:ident: $own_type:ty => $protocol:path }
+    ) => {
+        $(#[$about_table])*
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $table {
+            $(#[$about_own])*
+            #[serde(default)]
+            pub $own: $own_type,
+            $($(#[$about])* pub $field: $type,)*
+        }
+
+        impl From<$table> for Destination {
+            fn from(table: $table) -> Self {
+                let config = DestinationConfig { $($field: table.$field,)* };
+                Self { protocol: $protocol(table.$own), config }
+            }
+        }
+    };
+    ($settings:tt $([$($table:tt)*])*) => {
+        destinations! { @settings $settings }
+        $(destinations! { @table $settings $($table)* })*
+    };
+}
+
+destinations! {
+    {
+        /// Its name in metrics and logs. Progress is kept by it. None: the host of the URL.
+        name: Option<String>,
+        /// The URL, which may be a secret. None: it is in `url_file`.
+        url: Option<String>,
+        url_file: Option<PathBuf>,
+        /// The time from which on a new server gets samples.
+        #[serde(default)]
+        since: Since,
+        /// Labels of all series that have no such label yet.
+        #[serde(default)]
+        external_labels: BTreeMap<String, String>,
+        /// Changes to labels, and choices of series, in this order.
+        #[serde(default)]
+        relabel: Vec<RelabelConfig>,
+        /// Further headers of requests, such as `X-Scope-OrgID`.
+        #[serde(default)]
+        headers: BTreeMap<String, String>,
+        /// The time between two sends of what is new.
+        #[serde(default = "interval")]
+        interval: Span,
+        /// The most requests at a time.
+        #[serde(default = "shards")]
+        shards: usize,
+        /// The most samples of a request.
+        #[serde(default = "max_samples")]
+        max_samples: usize,
+        /// The most bytes per second while it catches up.
+        #[serde(default = "catch_up_rate")]
+        catch_up_rate: Size,
+        bearer_token_file: Option<PathBuf>,
+        username: Option<String>,
+        password_file: Option<PathBuf>,
+        ca_file: Option<PathBuf>,
+        cert_file: Option<PathBuf>,
+        key_file: Option<PathBuf>,
+        /// The HTTP proxy between, possibly with a user.
+        proxy_url: Option<String>,
+        proxy_password_file: Option<PathBuf>,
+        /// The longest time of a request.
+        #[serde(default = "timeout")]
+        timeout: Span,
+    }
+    [
+        /// `[[remote_write]]`: a server that gets samples by Prometheus' remote write.
+        RemoteWriteConfig {
+            /// The version of the protocol.
+            version: Version => Protocol::RemoteWrite
+        }
+    ]
+    [
+        /// `[[otlp]]`: a collector that gets samples by OTLP.
+        OtlpConfig {
+            /// Attributes of all resources.
+            resource: BTreeMap<String, String> => Protocol::Otlp
+        }
+    ]
 }
 
 /// A version of Prometheus' remote write protocol.
@@ -121,6 +187,9 @@ pub enum Action {
     Lowercase,
     Uppercase,
 }
+
+/// The path of a collector for metrics, where a URL has none.
+const OTLP_PATH: &str = "/v1/metrics";
 
 /// Headers that requests have of themselves.
 const OWN_HEADERS: [&str; 8] = [
@@ -198,21 +267,66 @@ impl Since {
     }
 }
 
-/// Checks all remotes.
-pub fn check(remotes: &[RemoteWriteConfig]) -> Result<(), InvalidValue> {
+/// Checks all destinations.
+pub fn check(destinations: &[Destination]) -> Result<(), InvalidValue> {
     let mut names = BTreeSet::new();
-    for (nth, remote) in remotes.iter().enumerate() {
-        let key = format!("remote_write[{nth}]");
-        remote.check(&key)?;
-        if !names.insert(remote.name()) {
-            let why = format!("{:?} is the name of two; give them names", remote.name());
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+    for destination in destinations {
+        let nth = known.entry(destination.protocol.key()).or_default();
+        let key = format!("{}[{nth}]", destination.protocol.key());
+        *nth += 1;
+        destination.check(&key)?;
+        if !names.insert(destination.name()) {
+            let why = format!("{:?} is the name of two; give them names", destination.name());
             return InvalidValue::of(&format!("{key}.name"), &why);
         }
     }
     Ok(())
 }
 
-impl RemoteWriteConfig {
+impl Protocol {
+    /// Returns the key of its tables in the configuration.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::RemoteWrite(_) => "remote_write",
+            Self::Otlp(_) => "otlp",
+        }
+    }
+}
+
+impl Destination {
+    /// Checks it; `key`: its place in the configuration.
+    fn check(&self, key: &str) -> Result<(), InvalidValue> {
+        match &self.protocol {
+            Protocol::Otlp(resource) if resource.keys().any(String::is_empty) => {
+                InvalidValue::of(&format!("{key}.resource"), "has an attribute without a name")
+            }
+            _ => self.config.check(key),
+        }
+    }
+
+    /// Returns its name in metrics and logs.
+    pub fn name(&self) -> String {
+        self.config.name()
+    }
+
+    /// Returns a number of what decides into which parts series are divided.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let Self { protocol, config } = self;
+        xxh64(format!("{} {:?} {:?}", protocol.key(), config.relabel, config.external_labels).as_bytes(), 0)
+    }
+
+    /// Returns the URL that requests go to, as the configuration has it or as it stands in a file.
+    pub(crate) fn complete_url(&self, url: &str) -> String {
+        let is_bare = |uri: &Uri| uri.path() == "/" && uri.query().is_none();
+        match (&self.protocol, url.parse::<Uri>()) {
+            (Protocol::Otlp(_), Ok(uri)) if is_bare(&uri) => format!("{}{OTLP_PATH}", url.trim_end_matches('/')),
+            _ => url.to_owned(),
+        }
+    }
+}
+
+impl DestinationConfig {
     fn check(&self, key: &str) -> Result<(), InvalidValue> {
         let of = |part: &str| format!("{key}.{part}");
         match (&self.url, &self.url_file) {
@@ -231,14 +345,7 @@ impl RemoteWriteConfig {
         {
             return InvalidValue::of(&of("name"), "must have 1 to 100 bytes, no / and no control characters");
         }
-        for (name, value) in &self.headers {
-            let is_header = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
-            let is_own = |own: &str| name.eq_ignore_ascii_case(own);
-            if !is_header || OWN_HEADERS.into_iter().any(is_own) {
-                // The value may be a secret.
-                return InvalidValue::of(&of("headers"), &format!("cannot set {name:?}, or not to this value"));
-            }
-        }
+        check_headers(&of("headers"), &self.headers)?;
         if !(Duration::from_millis(100)..=Duration::from_secs(300)).contains(&self.interval.get()) {
             return InvalidValue::of(&of("interval"), "must be at least 100ms and at most 5m");
         }
@@ -269,11 +376,6 @@ impl RemoteWriteConfig {
         self.name.clone().or_else(host).unwrap_or_default()
     }
 
-    /// Returns a number of the rules by which series get their labels.
-    pub(crate) fn fingerprint(&self) -> u64 {
-        xxh64(format!("{:?} {:?}", self.relabel, self.external_labels).as_bytes(), 0)
-    }
-
     pub(crate) fn access(&self) -> AccessConfig {
         AccessConfig {
             bearer_token_file: self.bearer_token_file.clone(),
@@ -282,6 +384,8 @@ impl RemoteWriteConfig {
             ca_file: self.ca_file.clone(),
             cert_file: self.cert_file.clone(),
             key_file: self.key_file.clone(),
+            proxy_url: self.proxy_url.clone(),
+            proxy_password_file: self.proxy_password_file.clone(),
             timeout: Some(self.timeout),
         }
     }
@@ -314,6 +418,19 @@ impl RelabelConfig {
     }
 }
 
+/// Checks further headers of requests; `key`: their place in the configuration.
+pub(crate) fn check_headers(key: &str, headers: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
+    for (name, value) in headers {
+        let is_header = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
+        let is_own = |own: &str| name.eq_ignore_ascii_case(own);
+        if !is_header || OWN_HEADERS.into_iter().any(is_own) {
+            // The value may be a secret.
+            return InvalidValue::of(key, &format!("cannot set {name:?}, or not to this value"));
+        }
+    }
+    Ok(())
+}
+
 /// Returns whether a text is the name of a label.
 pub(crate) fn is_label(name: &str) -> bool {
     let is_first = |c: char| c.is_ascii_alphabetic() || c == '_';
@@ -325,12 +442,12 @@ mod tests {
     use super::*;
 
     fn checked(text: &str) -> Result<(), String> {
-        let remote: RemoteWriteConfig = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-        check(&[remote]).map_err(|error| error.to_string())
+        let table: RemoteWriteConfig = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        check(&[table.into()]).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn a_remote_that_cannot_work_is_refused_with_its_key() {
+    fn a_server_that_cannot_work_is_refused_with_its_key() {
         let good = "url = 'http://127.0.0.1:9/write'\nversion = '2.0'\nsince = '7d'\n[headers]\nX-Scope-OrgID = 'a'";
         assert_eq!(checked(good), Ok(()));
         assert_eq!(checked("url = 'http://h/w'\nsince = '2026-11-01T00:00:00Z'"), Ok(()));
@@ -347,9 +464,24 @@ mod tests {
             ("url = 'http://h'\nrelabel = [{}]", "remote_write[0].relabel[0].target_label"),
             ("url = 'http://h'\nexternal_labels = { a-b = 'c' }", "remote_write[0].external_labels"),
             ("url = 'http://h'\nsince = 'soon'", "\"soon\" is no time"),
+            ("url = 'http://h'\nproxy_url = 'http://u:p@h'", "remote_write[0].proxy_url"),
+            ("url = 'http://h'\nproxy_password_file = 'f'", "remote_write[0].proxy_password_file"),
         ] {
             let error = checked(text).unwrap_err();
             assert!(error.starts_with(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_collector_is_known_by_its_address_alone() {
+        let of = |url: &str| {
+            let table: OtlpConfig = toml::from_str(&format!("url = '{url}'")).unwrap();
+            let destination = Destination::from(table);
+            check(std::slice::from_ref(&destination)).unwrap();
+            destination.complete_url(url)
+        };
+        assert_eq!(of("http://c:4318"), "http://c:4318/v1/metrics");
+        assert_eq!(of("http://c:4318/"), "http://c:4318/v1/metrics");
+        assert_eq!(of("http://c/opentelemetry/v1/metrics"), "http://c/opentelemetry/v1/metrics");
     }
 }

@@ -1,4 +1,4 @@
-//! Sends samples to servers, as Prometheus' remote write does. History is the queue: what a server has not taken stays
+//! Sends samples to servers, by Prometheus' remote write or by OTLP. History is the queue: what a server has not taken stays
 //! there, and is sent when the server is back, also after a restart of the host.
 //!
 //! ```text
@@ -7,38 +7,42 @@
 //!                                         └──── cursor: what the server took ◄───┘
 //! ```
 //!
-//! * [`options`]: the servers. `relabel`: changes labels and chooses series.
+//! * [`destination`]: the servers. `relabel`: changes labels and chooses series.
 //! * `history`: that of a running host, or that in files. `cursor`: the durable place in it. `catalogue`: the series and
 //!   their samples.
-//! * `outbox`: divides them into requests; `request`: one of them, `messages`: as a server reads it. `sender`: sends
-//!   them. `feedback`: tells people how it goes.
+//! * `outbox`: divides them into requests. `request`: one of them, in either protocol; `remote_write`, `otlp`: the
+//!   protocols, `protobuf`: the fields of their messages.
+//! * `sender`: sends requests. `feedback`: tells people how it goes.
 //!
 //! Windows are sent one after the other, and all samples of a series in one window are in one part of it. So a server
 //! gets the samples of a series in the order of their time, although several requests are under way.
 
 mod catalogue;
 mod cursor;
+pub(crate) mod destination;
 mod feedback;
 mod history;
-#[cfg(test)]
-mod messages;
-pub(crate) mod options;
+mod otlp;
 mod outbox;
+mod protobuf;
 mod relabel;
+mod remote_write;
 mod request;
 mod sender;
 
 use anyhow::{Context as _, Result};
 use catalogue::PARTS_AT_ONCE;
 use cursor::Cursor;
+use destination::{Destination, Version};
 use dropsonde_engine::Engine;
 use dropsonde_engine::remotes::RemoteProgress;
 use dropsonde_model::text;
 use dropsonde_store::FoundSeries;
 use feedback::HostFeedback;
 use history::{History, KeptHistory, LiveHistory};
-use options::{RemoteWriteConfig, Version};
+use otlp::Starts;
 use outbox::{Outbox, Plan, ReadyPart};
+use request::Format;
 use sender::{Outcome, Sender};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -53,7 +57,7 @@ use xxhash_rust::xxh64::xxh64;
 pub use feedback::{Feedback, as_text};
 
 /// The folder of cursors in the data directory.
-const FOLDER: &str = "remote-write";
+const FOLDER: &str = "sent";
 
 /// The time between two looks at how far behind a server is.
 const LOOK: Duration = Duration::from_secs(1);
@@ -66,14 +70,14 @@ const CATCHES_UP_MS: i64 = 30_000;
 
 /// The servers that get samples, until it is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct RemoteWrites(BTreeMap<String, (RemoteWriteConfig, JoinSet<()>)>);
+pub(crate) struct SampleDeliveries(BTreeMap<String, (Destination, JoinSet<()>)>);
 
 /// One server that gets samples.
 #[derive(Debug)]
-struct RemoteWrite {
+struct SampleDelivery {
     history: Arc<dyn History>,
     feedback: Arc<dyn Feedback>,
-    config: RemoteWriteConfig,
+    destination: Destination,
     name: String,
     cursor: Arc<Mutex<Cursor>>,
     outbox: Arc<Mutex<Outbox>>,
@@ -100,19 +104,19 @@ enum WindowEnd {
     Again,
 }
 
-impl RemoteWrites {
+impl SampleDeliveries {
     /// Sends to other servers from now on. Those that stay as they are go on.
     pub(crate) async fn reconfigure(
         &mut self,
         engine: &Arc<Engine>,
-        remotes: Vec<RemoteWriteConfig>,
+        destinations: Vec<Destination>,
         data_dir: Option<&Path>,
     ) {
         let mut before = std::mem::take(&mut self.0);
-        for config in remotes {
-            let name = config.name();
+        for destination in destinations {
+            let name = destination.name();
             let same = match before.remove(&name) {
-                Some((known, tasks)) if known == config => Some(tasks),
+                Some((known, tasks)) if known == destination => Some(tasks),
                 Some((_, mut tasks)) => {
                     // Its cursor is free before another one opens it.
                     tasks.shutdown().await;
@@ -123,10 +127,10 @@ impl RemoteWrites {
             let tasks = same.unwrap_or_else(|| {
                 let mut tasks = JoinSet::new();
                 let file = data_dir.map(|folder| folder.join(FOLDER).join(format!("{name}.cursor")));
-                tasks.spawn(follow(engine.clone(), config.clone(), file));
+                tasks.spawn(follow(engine.clone(), destination.clone(), file));
                 tasks
             });
-            self.0.insert(name, (config, tasks));
+            self.0.insert(name, (destination, tasks));
         }
         for (name, (_, mut tasks)) in before {
             tasks.shutdown().await;
@@ -138,13 +142,13 @@ impl RemoteWrites {
 }
 
 /// Sends to one server for ever.
-async fn follow(engine: Arc<Engine>, config: RemoteWriteConfig, file: Option<PathBuf>) {
-    let name = config.name();
+async fn follow(engine: Arc<Engine>, destination: Destination, file: Option<PathBuf>) {
+    let name = destination.name();
     let feedback = Arc::new(HostFeedback::new(engine.clone(), name.clone()));
     loop {
         let (history, feedback) = (Arc::new(LiveHistory(engine.clone())), feedback.clone());
-        let (own, file) = (config.clone(), file.clone());
-        let opened = spawn_blocking(move || RemoteWrite::open(history, feedback, own, file.as_deref())).await;
+        let (own, file) = (destination.clone(), file.clone());
+        let opened = spawn_blocking(move || SampleDelivery::open(history, feedback, own, file.as_deref())).await;
         let ended = match opened {
             Ok(Ok(remote)) => tokio::select! {
                 ended = remote.run() => ended,
@@ -178,38 +182,41 @@ pub fn kept_cursor(data_dir: &Path, identity: &str) -> PathBuf {
 /// where this one ends.
 pub async fn send_kept(
     kept: KeptSeries,
-    config: RemoteWriteConfig,
+    destination: Destination,
     cursor: PathBuf,
     now_ms: i64,
     feedback: Arc<dyn Feedback>,
 ) -> Result<()> {
     let KeptSeries { series, window } = kept;
     let history = Arc::new(KeptHistory { series, window, now_ms });
-    let opened = spawn_blocking(move || RemoteWrite::open(history, feedback, config, Some(&cursor))).await;
+    let opened = spawn_blocking(move || SampleDelivery::open(history, feedback, destination, Some(&cursor))).await;
     opened.context("opening history panicked")??.send_complete().await
 }
 
-impl RemoteWrite {
+impl SampleDelivery {
     fn open(
         history: Arc<dyn History>,
         feedback: Arc<dyn Feedback>,
-        config: RemoteWriteConfig,
+        destination: Destination,
         file: Option<&Path>,
     ) -> Result<Self> {
         let now_ms = history.now_ms();
+        let config = &destination.config;
         let since_ms = config.since.ms_before(now_ms).min(now_ms).max(history.kept_since_ms());
-        let cursor = Cursor::open(file, since_ms, config.fingerprint())?;
+        let cursor = Cursor::open(file, since_ms, destination.fingerprint())?;
         let progress = Progress { sent_before_ms: cursor.sent_before_ms().into(), bytes_per_second: 0.into() };
+        let starts = Starts::open(file.map(|file| file.with_extension("starts")));
+        let outbox = Outbox::new(history.clone(), destination.clone(), cursor.began_ms(), starts)?;
         Ok(Self {
-            name: config.name(),
-            outbox: Arc::new(Mutex::new(Outbox::new(history.clone(), config.clone(), cursor.began_ms())?)),
-            sender: Arc::new(Sender::new(config.clone(), feedback.clone())?),
+            name: destination.name(),
+            outbox: Arc::new(Mutex::new(outbox)),
+            sender: Arc::new(Sender::new(destination.clone(), feedback.clone())?),
             permits: Arc::new(Semaphore::new(config.shards)),
             cursor: Arc::new(Mutex::new(cursor)),
             progress,
             history,
             feedback,
-            config,
+            destination,
         })
     }
 
@@ -217,7 +224,7 @@ impl RemoteWrite {
     async fn run(&self) -> Result<()> {
         loop {
             self.send_complete().await?;
-            tokio::time::sleep(self.config.interval.get()).await;
+            tokio::time::sleep(self.destination.config.interval.get()).await;
         }
     }
 
@@ -259,7 +266,7 @@ impl RemoteWrite {
                             let span_ms = window.end.saturating_sub(window.start).max(1) as u64;
                             let per_second = (bytes as u64).saturating_mul(1000) / span_ms;
                             self.progress.bytes_per_second.store(per_second, Ordering::Relaxed);
-                            self.outbox(move |outbox| outbox.sent(samples)).await?;
+                            self.outbox(move |outbox| outbox.sent(window.end, samples)).await?;
                         }
                     }
                 }
@@ -284,14 +291,14 @@ impl RemoteWrite {
                 let has = |part: usize| cursor.lock().unwrap_or_else(PoisonError::into_inner).has(part);
                 outbox.make(&own, parts, &wanted, &has)
             });
-            for ReadyPart { part, requests } in made.await?? {
+            for ReadyPart { part, format, requests } in made.await?? {
                 samples += requests.iter().map(|request| request.samples).sum::<usize>();
                 bytes += requests.iter().map(|request| request.body.len()).sum::<usize>();
                 let (sender, permits) = (self.sender.clone(), self.permits.clone());
                 sending.spawn(async move {
                     let _permit = permits.acquire_owned().await;
                     for request in requests {
-                        match sender.send(request).await {
+                        match sender.send(&format, request).await {
                             Outcome::Done => {}
                             outcome => return (part, outcome),
                         }
@@ -300,7 +307,7 @@ impl RemoteWrite {
                 });
             }
             // The next parts are made while these are sent, but not without bound.
-            while sending.len() > PARTS_AT_ONCE.max(self.config.shards) {
+            while sending.len() > PARTS_AT_ONCE.max(self.destination.config.shards) {
                 end = self.joined(&mut sending).await?.or(end);
             }
             if end.is_some() {
@@ -316,7 +323,7 @@ impl RemoteWrite {
             None | Some(Outcome::Done) => return Ok(WindowEnd::Sent { samples, bytes }),
             Some(Outcome::TooNew) => {
                 tracing::warn!(destination = self.name, "the server does not understand remote write 2.0; sending 1.0");
-                self.outbox(|outbox| outbox.version = Version::V1).await?;
+                self.outbox(|outbox| outbox.format = Format::RemoteWrite(Version::V1)).await?;
             }
             Some(Outcome::TooLarge) => {
                 let most = self.outbox(Outbox::make_smaller).await?;
@@ -340,7 +347,7 @@ impl RemoteWrite {
     /// Waits as long as the rate demands at which a server may catch up.
     async fn pace(&self, window: &Range<i64>, bytes: usize, began: Instant) {
         if self.history.now_ms().saturating_sub(window.end) > CATCHES_UP_MS {
-            let least = Duration::from_secs_f64(bytes as f64 / self.config.catch_up_rate.get() as f64);
+            let least = Duration::from_secs_f64(bytes as f64 / self.destination.config.catch_up_rate.get() as f64);
             tokio::time::sleep(least.saturating_sub(began.elapsed())).await;
         }
     }

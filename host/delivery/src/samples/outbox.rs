@@ -2,12 +2,11 @@
 
 use super::catalogue::{Catalogue, PARTS_AT_ONCE, PartSamples};
 use super::cursor::{CursorPlace, MOST_PARTS};
+use super::destination::{Destination, DestinationConfig};
 use super::history::History;
-use super::options::{RemoteWriteConfig, Version};
+use super::otlp::Starts;
 use super::relabel::Relabeling;
-use super::request::{RequestBuilder, SentSeries};
-use super::sender::ReadyRequest;
-use bytes::Bytes;
+use super::request::{Format, OpenPart, REQUEST_BYTES, ReadyRequest};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,15 +14,8 @@ use std::sync::Arc;
 /// The most samples of a window, about. They are not in memory at the same time.
 const WINDOW_SAMPLES: usize = 20_000_000;
 
-/// The most bytes of a request, before it is compressed.
-const REQUEST_BYTES: usize = 2 << 20;
-
 /// Windows up to this length have about as many samples as the one before.
 const SHORT_MS: i64 = 10_000;
-
-/// Bytes of a sample, and about those of the labels of a series.
-const SAMPLE_BYTES: usize = 18;
-const LABELS_BYTES: usize = 250;
 
 /// An instance has about so many series in one part of a window.
 const SERIES_OF_INSTANCE: i64 = 16;
@@ -62,6 +54,7 @@ pub(super) enum Plan {
 /// The requests of one part of a window, to be sent one after the other.
 pub(super) struct ReadyPart {
     pub(super) part: usize,
+    pub(super) format: Format,
     pub(super) requests: Vec<ReadyRequest>,
 }
 
@@ -69,12 +62,13 @@ pub(super) struct ReadyPart {
 #[derive(Debug)]
 pub(super) struct Outbox {
     history: Arc<dyn History>,
-    config: RemoteWriteConfig,
+    config: DestinationConfig,
     relabeling: Relabeling,
     catalogue: Option<Catalogue>,
     /// The time from which on the server was sent samples.
     began_ms: i64,
-    pub(super) version: Version,
+    pub(super) format: Format,
+    starts: Starts,
     pub(super) max_samples: usize,
     /// The longest window that is tried next; longer where there are no samples.
     reach_ms: i64,
@@ -85,16 +79,24 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(history: Arc<dyn History>, config: RemoteWriteConfig, began_ms: i64) -> anyhow::Result<Self> {
-        let relabeling = Relabeling::new(&config.relabel)?;
-        let (version, max_samples) = (config.version, config.max_samples);
+    /// Makes requests of samples from `began_ms` on. `starts`: what is known of the beginnings of counters.
+    pub(super) fn new(
+        history: Arc<dyn History>,
+        destination: Destination,
+        began_ms: i64,
+        starts: Starts,
+    ) -> anyhow::Result<Self> {
+        let format = Format::of(&destination);
+        let config = destination.config;
+        let (relabeling, max_samples) = (Relabeling::new(&config.relabel)?, config.max_samples);
         Ok(Self {
             history,
             config,
             relabeling,
             catalogue: None,
             began_ms,
-            version,
+            format,
+            starts,
             max_samples,
             reach_ms: 0,
             most_samples: 0.0,
@@ -104,12 +106,14 @@ impl Outbox {
 
     /// Begins at another place.
     pub(super) fn begin_at(&mut self, began_ms: i64) {
+        self.starts.forget();
         self.catalogue = None;
         self.began_ms = began_ms;
     }
 
     /// Begins again at the start of a window.
     pub(super) fn rewind(&mut self, from_ms: i64) {
+        self.starts.rewind();
         if let Some(before) = self.catalogue.take() {
             self.catalogue = Some(self.list(from_ms).begins_again(before));
         }
@@ -169,7 +173,7 @@ impl Outbox {
     /// Returns into how many parts a window with some samples is divided.
     fn parts(&self, samples: usize) -> usize {
         let series = self.catalogue.as_ref().map_or(0, Catalogue::len);
-        let bytes = bytes(samples, series);
+        let bytes = self.format.bytes(samples, series);
         // Not quite full, because the parts are not all of the same size.
         let parts = (samples * 5 / 4).div_ceil(self.max_samples).max(bytes.div_ceil(REQUEST_BYTES * 3 / 4));
         let parts = parts.clamp(1, MOST_PARTS);
@@ -178,11 +182,29 @@ impl Outbox {
     }
 
     fn list(&self, from_ms: i64) -> Catalogue {
-        Catalogue::new(&*self.history, &self.relabeling, &self.config.external_labels, self.began_ms, from_ms)
+        let Self { history, relabeling, config, began_ms, format, .. } = self;
+        let keeps_whole = format.keeps_families_whole();
+        Catalogue::new(&**history, relabeling, &config.external_labels, keeps_whole, *began_ms, from_ms)
+    }
+
+    /// Finds out again when counters began, as far as a crash has lost that.
+    fn find_starts(&mut self, from_ms: i64) {
+        let Some(since_ms) = self.starts.missing_since_ms(from_ms).filter(|_| self.format.needs_all_parts()) else {
+            return;
+        };
+        self.catalogue = Some(self.list(since_ms));
+        match self.make(&(since_ms..from_ms), 1, &(0..1), &|_| true) {
+            Ok(_) => self.starts.sent(from_ms),
+            Err(error) => tracing::warn!(%error, "cannot find out when counters began; they begin anew"),
+        }
+        self.catalogue = None;
     }
 
     /// Lists the series anew if there are others by now.
     fn refresh(&mut self, from_ms: i64) -> &mut Catalogue {
+        if self.catalogue.is_none() {
+            self.find_starts(from_ms);
+        }
         let catalogue = match self.catalogue.take() {
             Some(known) if !known.is_old(&*self.history) => known,
             Some(old) => {
@@ -195,7 +217,7 @@ impl Outbox {
         if self.most_samples == 0.0 {
             self.most_samples = catalogue.len() as f64;
         }
-        if self.version == Version::V2 {
+        if self.format.has_metadata() {
             catalogue.read_metadata(&*self.history);
         }
         catalogue
@@ -210,28 +232,26 @@ impl Outbox {
         wanted: &Range<usize>,
         has: &dyn Fn(usize) -> bool,
     ) -> anyhow::Result<Vec<ReadyPart>> {
-        let (version, max_samples) = (self.version, self.max_samples);
-        let Some(catalogue) = &mut self.catalogue else { return Ok(Vec::new()) };
+        let Self { format, max_samples, starts, catalogue, .. } = self;
+        let Some(catalogue) = catalogue else { return Ok(Vec::new()) };
+        let is_made = |part: usize| format.needs_all_parts() || !has(part);
         let mut made: BTreeMap<usize, OpenPart> = BTreeMap::new();
         let mut failed = None;
         catalogue.read(window, parts, &|part| wanted.contains(&part), &mut |samples| {
             let PartSamples { part, series, at_ms, values } = samples;
-            if has(part) {
-                return;
-            }
-            let open = made.entry(part).or_insert_with(|| OpenPart::new(version));
-            for (at_ms, values) in at_ms.chunks(max_samples).zip(values.chunks(max_samples)) {
-                if let Err(error) = open.add(version, max_samples, series, at_ms, values) {
-                    failed = Some(error);
-                }
+            if is_made(part) {
+                let open = made.entry(part).or_insert_with(|| format.open(*max_samples));
+                failed = open.add(series, at_ms, values).err().or(failed.take());
             }
         });
         if let Some(error) = failed {
-            return Err(error.into());
+            return Err(error);
         }
-        let finish = |(part, open): (usize, OpenPart)| Ok(ReadyPart { part, requests: open.finish(version)? });
-        let made: Result<Vec<ReadyPart>, snap::Error> = made.into_iter().map(finish).collect();
-        Ok(made?)
+        let finished = made
+            .into_iter()
+            .map(|(part, open)| Ok(ReadyPart { part, format: format.clone(), requests: open.finish(starts)? }));
+        let finished: Vec<ReadyPart> = finished.collect::<anyhow::Result<_>>()?;
+        Ok(finished.into_iter().filter(|ready| !has(ready.part)).collect())
     }
 
     /// Makes smaller requests, because the server wants that. Returns the most samples of one.
@@ -240,63 +260,15 @@ impl Outbox {
         self.max_samples
     }
 
-    /// Notes how many samples a window had.
-    pub(super) fn sent(&mut self, samples: usize) {
+    /// Notes that a window was sent, up to a time, and how many samples it had.
+    pub(super) fn sent(&mut self, until_ms: i64, samples: usize) {
         self.catalogue.iter_mut().for_each(Catalogue::sent);
+        self.starts.sent(until_ms);
         self.most_samples = (self.most_samples * FADES).max(samples as f64);
         self.windows += 1;
         if self.windows >= SMALL_WINDOWS && self.max_samples < self.config.max_samples {
             (self.max_samples, self.windows) = ((self.max_samples * 2).min(self.config.max_samples), 0);
         }
         self.reach_ms = if samples == 0 { self.reach_ms.saturating_mul(2) } else { 0 };
-    }
-}
-
-/// Returns about how many bytes samples of some series take in requests.
-fn bytes(samples: usize, series: usize) -> usize {
-    samples * SAMPLE_BYTES + samples.min(series) * LABELS_BYTES
-}
-
-/// The requests of a part so far, the last of them open.
-struct OpenPart {
-    ready: Vec<ReadyRequest>,
-    open: RequestBuilder,
-    example: Option<dropsonde_model::Labels>,
-}
-
-impl OpenPart {
-    fn new(version: Version) -> Self {
-        Self { ready: Vec::new(), open: RequestBuilder::new(version), example: None }
-    }
-
-    fn add(
-        &mut self,
-        version: Version,
-        max_samples: usize,
-        series: SentSeries<'_>,
-        at_ms: &[i64],
-        values: &[f64],
-    ) -> Result<(), snap::Error> {
-        let is_full = self.open.samples + at_ms.len() > max_samples || self.open.len() > REQUEST_BYTES;
-        if is_full && self.open.samples > 0 {
-            self.close(version)?;
-        }
-        self.example.get_or_insert_with(|| series.labels.clone());
-        self.open.add(series, at_ms, values);
-        Ok(())
-    }
-
-    fn close(&mut self, version: Version) -> Result<(), snap::Error> {
-        let full = std::mem::replace(&mut self.open, RequestBuilder::new(version));
-        let (samples, example) = (full.samples, self.example.take());
-        self.ready.push(ReadyRequest { version, samples, body: Bytes::from(full.finish()?), example });
-        Ok(())
-    }
-
-    fn finish(mut self, version: Version) -> Result<Vec<ReadyRequest>, snap::Error> {
-        if self.open.samples > 0 {
-            self.close(version)?;
-        }
-        Ok(self.ready)
     }
 }

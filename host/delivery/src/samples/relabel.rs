@@ -1,6 +1,6 @@
 //! Changes the labels of series, and chooses series by them, as Prometheus' `write_relabel_configs`.
 
-use super::options::{Action, RelabelConfig, is_label};
+use super::destination::{Action, RelabelConfig, is_label};
 use dropsonde_model::Labels;
 use regex::Regex;
 use std::collections::BTreeMap;

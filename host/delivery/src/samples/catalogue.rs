@@ -37,6 +37,8 @@ pub(super) struct Catalogue {
 #[derive(Debug, Clone)]
 struct CatalogueSeries {
     labels: Labels,
+    /// A number of its labels. There is no other series of this number but once in many thousand years.
+    number: u64,
     metric_type: MetricType,
     place: SeriesPlace,
 }
@@ -61,11 +63,12 @@ struct SeriesPlace {
 
 impl Catalogue {
     /// Lists the series that are sent, and goes on with their samples at a time. The server was sent samples since
-    /// `began_ms`. May read files.
+    /// `began_ms`. `keeps_whole`: the series of a histogram are in the same part of a window. May read files.
     pub(super) fn new(
         history: &dyn History,
         relabeling: &Relabeling,
         external: &BTreeMap<String, String>,
+        keeps_whole: bool,
         began_ms: i64,
         from_ms: i64,
     ) -> Self {
@@ -87,8 +90,9 @@ impl Catalogue {
                 }
                 known.insert(labels.clone(), columns.len());
             }
-            let place = SeriesPlace::of(&labels);
-            series.push(CatalogueSeries { labels, metric_type: found.metric_type, place });
+            let number = xxh64(labels.as_text().as_bytes(), 0);
+            let place = SeriesPlace::of(&labels, number, found.metric_type, keeps_whole);
+            series.push(CatalogueSeries { labels, number, metric_type: found.metric_type, place });
             columns.push(found.columns);
         }
         let tail = SeriesTail::new(columns, began_ms, from_ms);
@@ -103,9 +107,9 @@ impl Catalogue {
 
     /// Takes the place of an earlier one: series that were alive there and are gone end.
     pub(super) fn follows(mut self, before: Self) -> Self {
-        let known: HashSet<&Labels> = self.series.iter().map(|series| &series.labels).collect();
+        let known: HashSet<u64> = self.series.iter().map(|series| series.number).collect();
         let live = before.tail.live().filter_map(|index| before.series.get(index));
-        let ended = live.chain(&before.gone).filter(|series| !known.contains(&series.labels));
+        let ended = live.chain(&before.gone).filter(|series| !known.contains(&series.number));
         self.gone = ended.cloned().collect();
         (self.metadata, self.metadata_read) = (before.metadata, before.metadata_read);
         self
@@ -159,8 +163,7 @@ impl Catalogue {
         let mut visit = |series: &CatalogueSeries, at_ms: &[i64], values: &[f64]| {
             let known = || {
                 let name = series.labels.get(NAME)?;
-                let family = || ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-                metadata.get(name).or_else(|| metadata.get(family()?))
+                metadata.get(name).or_else(|| metadata.get(family(name)?))
             };
             let metadata = if metadata.is_empty() { None } else { known() };
             let sent = SentSeries { labels: &series.labels, metric_type: series.metric_type, metadata };
@@ -190,8 +193,24 @@ impl CatalogueSeries {
 }
 
 impl SeriesPlace {
-    fn of(labels: &Labels) -> Self {
-        let instance = labels.get("id").unwrap_or_default();
-        Self { instance: xxh64(instance.as_bytes(), 0), series: xxh64(labels.as_text().as_bytes(), 0) }
+    fn of(labels: &Labels, number: u64, metric_type: MetricType, keeps_whole: bool) -> Self {
+        let instance = xxh64(labels.get("id").unwrap_or_default().as_bytes(), 0);
+        let series = match metric_type {
+            MetricType::Histogram | MetricType::Summary if keeps_whole => {
+                let of_family = labels.iter().filter(|(name, _)| !matches!(*name, "le" | "quantile"));
+                let of_family = of_family.map(|(name, value)| match name {
+                    NAME => (name, family(value).unwrap_or(value)),
+                    _ => (name, value),
+                });
+                xxh64(Labels::from_sorted(of_family).as_text().as_bytes(), 0)
+            }
+            _ => number,
+        };
+        Self { instance, series }
     }
+}
+
+/// Returns the name of the histogram or the summary that a series with a name may belong to.
+pub(super) fn family(name: &str) -> Option<&str> {
+    ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end))
 }
