@@ -8,6 +8,7 @@ pub use crate::samples::destination::{
     Action, Destination, DestinationConfig, OtlpConfig, Protocol, RelabelConfig, RemoteWriteConfig, Since, Version,
 };
 
+use crate::read_through::DESTINATION;
 use dropsonde_model::InvalidValue;
 use std::path::PathBuf;
 
@@ -34,6 +35,9 @@ impl DeliveryOptions {
             if webhooks.contains(&name) {
                 let why = format!("{name:?} is the name of a webhook, too; give it another name");
                 return InvalidValue::of(&format!("{key}[].name"), &why);
+            }
+            if name == DESTINATION {
+                return InvalidValue::of(&format!("{key}[].name"), "is that of [read_through] in metrics");
             }
         }
         Ok(())

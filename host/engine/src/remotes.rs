@@ -10,6 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Failures in a row before `/health` reports them: a server may be restarted.
 const FAILURES: u32 = 3;
 
+/// A failure counts for so long, in milliseconds: nobody may have asked since. It is longer than the longest wait that a
+/// server can ask for.
+const CURRENT_MS: i64 = 900_000;
+
 /// The servers that something is wrong with, by name.
 #[derive(Debug, Default)]
 pub struct Remotes {
@@ -44,6 +48,8 @@ pub struct RemoteStatus {
 #[derive(Debug)]
 struct FailingRemote {
     since_ms: i64,
+    /// The last failure.
+    last_ms: i64,
     failures: u32,
     why: String,
 }
@@ -61,12 +67,14 @@ impl Remotes {
         let mut failing = self.lock();
         let known = failing.entry(name.to_owned()).or_insert_with(|| FailingRemote {
             since_ms: now_ms,
+            last_ms: now_ms,
             failures: 0,
             why: String::new(),
         });
+        known.last_ms = now_ms;
         known.failures = known.failures.saturating_add(1);
         if known.why != why {
-            tracing::warn!(remote = name, error = why, "cannot send to a server; trying again");
+            tracing::warn!(remote = name, error = why, "a server does not work");
             known.why = why.to_owned();
         }
     }
@@ -100,10 +108,11 @@ impl Remotes {
     /// Returns what is wrong, a sentence each. `kept_ms`: the time for which history keeps samples.
     pub fn troubles(&self, now_ms: i64, kept_ms: i64) -> Vec<String> {
         let failing = self.lock();
-        let told = failing.iter().filter(|(_, remote)| remote.failures >= FAILURES);
+        let is_current = |remote: &FailingRemote| now_ms.saturating_sub(remote.last_ms) < CURRENT_MS;
+        let told = failing.iter().filter(|(_, remote)| remote.failures >= FAILURES && is_current(remote));
         let sentence = |(name, remote): (&String, &FailingRemote)| {
             let (since, why) = (json::time(remote.since_ms), text::harmless(&remote.why));
-            format!("nothing can be sent to {name} since {since}: {why}; the host keeps trying")
+            format!("the server {name} does not work since {since}: {why}")
         };
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let is_late = |progress: &RemoteProgress| now_ms.saturating_sub(progress.sent_before_ms) > kept_ms / 2;
@@ -130,10 +139,8 @@ mod tests {
         remotes.fails("a", "refused", 1000);
         assert!(remotes.troubles(3000, 4000).is_empty());
         remotes.fails("a", "too slow", 2000);
-        assert_eq!(
-            remotes.troubles(3000, 4000),
-            ["nothing can be sent to a since 1970-01-01T00:00:00Z: too slow; the host keeps trying"]
-        );
+        assert_eq!(remotes.troubles(3000, 4000), ["the server a does not work since 1970-01-01T00:00:00Z: too slow"]);
+        assert!(remotes.troubles(1_000_000, i64::MAX).is_empty(), "nobody has asked it since");
         remotes.works("a");
         assert!(remotes.troubles(3000, 4000).is_empty());
         remotes.progress("a", RemoteProgress { sent_before_ms: 0, lag_bytes: 0 });

@@ -42,6 +42,12 @@ pub(super) fn resize(app: &App, memory: &mut QuotaPermit, bytes: usize) -> Resul
     memory.resize(bytes.min(most / 2), most, most / 2).map_err(refused)
 }
 
+/// Adjusts the memory of something that must not take more than a client's share. Returns whether it may take so much.
+pub(super) fn resize_within_share(app: &App, memory: &mut QuotaPermit, bytes: usize) -> bool {
+    let most = memory_limit(app);
+    bytes <= most / 2 && memory.resize(bytes, most, most / 2).is_ok()
+}
+
 /// Marks an answer that has reserved its memory itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MemoryReserved;

@@ -62,5 +62,5 @@ pub fn duration_ms(text: &str) -> Option<i64> {
 pub use matcher::{MatchOperator, Matcher, ValuePattern};
 pub use memory::MemorySource;
 pub use parser::{ParseOptions, parse, parse_selector, parse_selectors};
-pub use query::{Answer, Limits, MemoryGrant, Points, Query, Settings, Times, Usage, Value};
+pub use query::{Answer, Limits, MemoryGrant, Points, Query, Reach, Settings, Times, Usage, Value};
 pub use source::{QueryError, Request, STALE, Samples, Series, Source, Visit, is_stale};

@@ -72,6 +72,15 @@ pub struct Answer {
     pub usage: Usage,
 }
 
+/// How far back a query reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// Before each of its times, in milliseconds; `i64::MIN` if what it reads does not depend on them.
+    pub back_ms: i64,
+    /// The earliest time that it reads at any of its times: because of `@`.
+    pub fixed_ms: Option<i64>,
+}
+
 /// A series: its labels, and its values with their times.
 pub type Points = (Labels, Vec<(i64, f64)>);
 
@@ -93,6 +102,11 @@ impl Default for Settings {
 }
 
 impl Query<'_> {
+    /// Returns how far back it reads; none if it reads no series.
+    pub fn reach(&self) -> Result<Option<Reach>, QueryError> {
+        eval::reach(self)
+    }
+
     /// Computes the answer.
     pub fn run(&self, source: &dyn Source, limits: &Limits<'_>) -> Result<Answer, QueryError> {
         if let Times::Range { start_ms, end_ms, step_ms } = self.times {

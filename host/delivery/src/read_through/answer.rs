@@ -15,6 +15,9 @@ struct Answer<'a> {
     error: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     data: Option<Data<'a>>,
+    /// Of VictoriaMetrics: whether a part of its cluster was away.
+    #[serde(default, rename = "isPartial")]
+    is_partial: bool,
 }
 
 #[derive(Deserialize)]
@@ -34,25 +37,39 @@ struct Series<'a> {
     values: Vec<(f64, Cow<'a, str>)>,
 }
 
+/// The most series, and values, of an answer.
+const MOST_SERIES: usize = 20_000;
+const MOST_VALUES: usize = 1 << 20;
+
 /// Why there are no series in an answer: a sentence.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AnswerError {
     /// The query is one that the database does not answer.
     Refused(String),
-    Unreadable(String),
+    /// It does not work.
+    Down(String),
 }
 
 /// Reads the series of an answer.
 pub(super) fn series(body: &[u8]) -> Result<Vec<LongSeries>, AnswerError> {
-    let answer: Answer<'_> = serde_json::from_slice(body)
-        .map_err(|error| AnswerError::Unreadable(format!("its answer is not that of a Prometheus: {error}")))?;
+    let answer: Answer<'_> = serde_json::from_slice(body).map_err(|error| {
+        AnswerError::Down(format!("its answer is not that of a Prometheus: {}", quoted(&error.to_string())))
+    })?;
+    if answer.is_partial {
+        return Err(AnswerError::Refused("a part of it is away".to_owned()));
+    }
     let Some(data) = answer.data.filter(|_| answer.status == "success") else {
         let why = answer.error.unwrap_or(Cow::Borrowed("no reason"));
         return Err(AnswerError::Refused(format!("it refuses the query: {}", quoted(&why))));
     };
     if data.result_type != "matrix" {
-        let why = format!("it answered with a {:?} instead of a matrix", data.result_type);
-        return Err(AnswerError::Unreadable(why));
+        let why = format!("it answered with a {:?} instead of a matrix", quoted(&data.result_type));
+        return Err(AnswerError::Down(why));
+    }
+    let values: usize = data.result.iter().map(|series| series.values.len()).sum();
+    if data.result.len() > MOST_SERIES || values > MOST_VALUES {
+        let why = format!("its answer has {} series with {values} values: ask for fewer", data.result.len());
+        return Err(AnswerError::Refused(why));
     }
     let series = |found: Series<'_>| {
         let is_text = |text: &str| !text.contains('\0');
@@ -92,8 +109,12 @@ mod tests {
             (r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#, "it answered with a \"vector\""),
             ("<html>", "its answer is not that of a Prometheus"),
             ("{}", "its answer is not that of a Prometheus"),
+            (
+                r#"{"status":"success","isPartial":true,"data":{"resultType":"matrix","result":[]}}"#,
+                "a part of it is away",
+            ),
         ] {
-            let (AnswerError::Refused(error) | AnswerError::Unreadable(error)) = series(body.as_bytes()).unwrap_err();
+            let (AnswerError::Refused(error) | AnswerError::Down(error)) = series(body.as_bytes()).unwrap_err();
             assert!(error.starts_with(why), "{error}");
         }
     }

@@ -10,12 +10,12 @@ use crate::client::{Client, Message};
 use answer::AnswerError;
 use anyhow::Result;
 use bytes::Bytes;
-use cache::{Cache, Lookup};
+use cache::{Cache, Known, Lookup};
 use dropsonde_engine::Engine;
 use dropsonde_engine::long_history::{LongAnswer, LongHistory, LongQuery, LongSeries};
 use dropsonde_engine::metrics::BreakerState;
-use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
 use options::ReadThroughConfig;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::BTreeMap;
@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// Its name in metrics and in `/health`.
-const DESTINATION: &str = "read_through";
+pub(crate) const DESTINATION: &str = "read_through";
 
 /// The longest answer that is read, in bytes.
-const LONGEST_ANSWER: usize = 32 << 20;
+const LONGEST_ANSWER: usize = 16 << 20;
 
 /// Failures in a row after which the database is left in peace for a while.
 const MOST_FAILURES: u32 = 3;
@@ -37,7 +37,7 @@ const MOST_FAILURES: u32 = 3;
 const PEACE: Duration = Duration::from_secs(10);
 
 /// The most questions at a time.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 2;
 
 /// A database with longer history.
 #[derive(Debug)]
@@ -103,35 +103,47 @@ impl ReadThrough {
     }
 
     async fn answer(&self, query: LongQuery) -> LongAnswer {
-        let rest = match lock(&self.cache).look_up(&query) {
+        let (known, rest) = match lock(&self.cache).look_up(&query) {
             Lookup::Whole(series) => return Ok(series),
-            Lookup::Beginning(rest) => rest,
-            Lookup::Nothing => query.clone(),
+            Lookup::Beginning(known, rest) => (Some(known), rest),
+            Lookup::Nothing => (None, query.clone()),
         };
         self.may_ask()?;
-        let turn = tokio::time::timeout(self.config.timeout.get(), self.permits.acquire()).await;
+        let (began, longest) = (Instant::now(), self.config.timeout.get());
+        let turn = tokio::time::timeout(longest, self.permits.acquire()).await;
         let _turn = turn.map_err(|_| "other questions to it take too long".to_owned())?;
-        let began = Instant::now();
-        let series = self.exchange(&rest).await;
+        // It may have failed meanwhile.
+        self.may_ask()?;
+        let asked = tokio::time::timeout(longest.saturating_sub(began.elapsed()), self.exchange(&rest)).await;
+        let answer = asked.unwrap_or_else(|_| {
+            Err(AnswerError::Down(format!("it did not answer within {} s", longest.as_secs_f64())))
+        });
         let (core, metrics) = (&self.engine.metrics.core, &self.engine.metrics.remotes);
-        core.remote_connected(DESTINATION, series.is_ok());
-        let outcome = if series.is_ok() { "ok" } else { "failed" };
-        metrics.requests.with_label_values(&[DESTINATION, outcome]).inc();
+        let works = !matches!(answer, Err(AnswerError::Down(_)));
+        core.remote_connected(DESTINATION, works);
+        metrics.requests.with_label_values(&[DESTINATION, if works { "ok" } else { "failed" }]).inc();
         metrics.seconds.with_label_values(&[DESTINATION]).observe(began.elapsed().as_secs_f64());
-        let series = match series {
+        if works {
+            core.remote_rtt(DESTINATION, began.elapsed());
+            core.remote_breaker(DESTINATION, BreakerState::Closed);
+            self.engine.remotes.works(DESTINATION);
+            *lock(&self.failures) = Failures::default();
+        }
+        let series = match answer {
             Ok(series) => series,
-            Err((why, is_down)) => {
-                if is_down {
-                    self.fails(&why);
-                }
+            Err(AnswerError::Refused(why)) => return Err(why),
+            Err(AnswerError::Down(why)) => {
+                self.fails(&why);
                 return Err(why);
             }
         };
-        core.remote_rtt(DESTINATION, began.elapsed());
-        core.remote_breaker(DESTINATION, BreakerState::Closed);
-        self.engine.remotes.works(DESTINATION);
-        *lock(&self.failures) = Failures::default();
-        Ok(lock(&self.cache).add(&query, &rest, series))
+        let asked = known.as_ref().map_or(began, Known::asked);
+        let series = Arc::new(match known {
+            Some(known) => known.with(&query, series),
+            None => series,
+        });
+        lock(&self.cache).keep(&query, &series, asked, self.engine.clock.now_ms());
+        Ok(series)
     }
 
     /// Returns why the database is not asked now.
@@ -155,8 +167,7 @@ impl ReadThrough {
         self.engine.remotes.fails(DESTINATION, why, self.engine.clock.now_ms());
     }
 
-    /// Asks the database. An error says whether the database does not work at all.
-    async fn exchange(&self, query: &LongQuery) -> Result<Vec<LongSeries>, (String, bool)> {
+    async fn exchange(&self, query: &LongQuery) -> Result<Vec<LongSeries>, AnswerError> {
         let seconds = |ms: i64| format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
         // VictoriaMetrics moves the times of its values otherwise.
         let parameters = [
@@ -176,23 +187,18 @@ impl ReadThrough {
             headers: self.headers.clone(),
             body: Bytes::from(form.join("&")),
         };
-        let answer = self.client.ask_up_to(message, LONGEST_ANSWER).await.map_err(|error| (error.why, true))?;
-        if !answer.status.is_success() {
-            // The error of a query comes in the same form as an answer.
-            return match answer::series(&answer.body) {
-                Err(AnswerError::Refused(why)) => Err((why, false)),
-                _ => Err((answer.to_string(), true)),
-            };
+        let answer = self.client.ask_up_to(message, LONGEST_ANSWER).await;
+        let answer = answer.map_err(|error| AnswerError::Down(error.why))?;
+        let is_about_query = matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
+        if !answer.status.is_success() && !is_about_query {
+            return Err(AnswerError::Down(answer.to_string()));
         }
         if answer.body.is_empty() {
-            return Err((format!("its answer is cut short or larger than {} MiB", LONGEST_ANSWER >> 20), false));
+            let why = format!("its answer is cut short or larger than {} MiB", LONGEST_ANSWER >> 20);
+            return Err(AnswerError::Refused(why));
         }
         let read = tokio::task::spawn_blocking(move || answer::series(&answer.body)).await;
-        let read = read.unwrap_or_else(|_| Err(AnswerError::Unreadable("its answer cannot be read".to_owned())));
-        read.map_err(|error| match error {
-            AnswerError::Refused(why) => (why, false),
-            AnswerError::Unreadable(why) => (why, true),
-        })
+        read.unwrap_or_else(|_| Err(AnswerError::Down("its answer cannot be read".to_owned())))
     }
 }
 

@@ -42,8 +42,8 @@ use feedback::HostFeedback;
 use history::{History, KeptHistory, LiveHistory};
 use otlp::Starts;
 use outbox::{Outbox, Plan, ReadyPart};
-use request::Format;
-use sender::{Outcome, Sender};
+use request::{Format, Outcome};
+use sender::Sender;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -243,7 +243,7 @@ impl SampleDelivery {
                         "the clock was set back; samples are sent from its time on"
                     );
                     self.cursor(move |cursor| cursor.set_back(now_ms)).await?;
-                    self.outbox(move |outbox| outbox.begin_at(now_ms)).await?;
+                    self.outbox(move |outbox| outbox.set_back(now_ms)).await?;
                 }
                 Plan::CaughtUp(ahead_ms) => {
                     tracing::info!(destination = self.name, "the clock has caught up with what was sent before");

@@ -106,9 +106,15 @@ impl Outbox {
 
     /// Begins at another place.
     pub(super) fn begin_at(&mut self, began_ms: i64) {
-        self.starts.forget();
+        self.starts.rewind();
         self.catalogue = None;
         self.began_ms = began_ms;
+    }
+
+    /// Begins at an earlier place, because the clock was set back.
+    pub(super) fn set_back(&mut self, began_ms: i64) {
+        self.starts.forget();
+        self.begin_at(began_ms);
     }
 
     /// Begins again at the start of a window.
@@ -247,11 +253,15 @@ impl Outbox {
         if let Some(error) = failed {
             return Err(error);
         }
-        let finished = made
-            .into_iter()
-            .map(|(part, open)| Ok(ReadyPart { part, format: format.clone(), requests: open.finish(starts)? }));
-        let finished: Vec<ReadyPart> = finished.collect::<anyhow::Result<_>>()?;
-        Ok(finished.into_iter().filter(|ready| !has(ready.part)).collect())
+        let mut ready = Vec::new();
+        for (part, open) in made {
+            if has(part) {
+                open.follow(starts)?;
+            } else {
+                ready.push(ReadyPart { part, format: format.clone(), requests: open.finish(starts)? });
+            }
+        }
+        Ok(ready)
     }
 
     /// Makes smaller requests, because the server wants that. Returns the most samples of one.

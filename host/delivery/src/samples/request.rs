@@ -46,12 +46,21 @@ pub(super) struct ReadyRequest {
 pub(super) enum Verdict {
     /// The server took some samples, and refuses the others for good. `reason`: a word; `why`: a sentence.
     Done { taken: usize, reason: String, why: String },
+    /// The server does not take the request in this form.
+    Other(Outcome),
+    /// The server may take the same request later.
+    Later,
+}
+
+/// The end of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The server has it, or will never take it.
+    Done,
     /// The server does not understand this version of the protocol.
     TooNew,
     /// The server takes only smaller requests.
     TooLarge,
-    /// The server may take the same request later.
-    Later,
 }
 
 /// The requests of a part of a window, while they are made.
@@ -91,7 +100,7 @@ impl Format {
         matches!(self, Self::Otlp(_))
     }
 
-    /// Returns about how many bytes a sample has beside its labels, and how many its labels have in each window.
+    /// Returns about how many bytes samples of some series take in requests.
     pub(super) fn bytes(&self, samples: usize, series: usize) -> usize {
         match self {
             Self::RemoteWrite(_) => remote_write::bytes(samples, series),
@@ -123,6 +132,14 @@ impl OpenPart {
             Self::Otlp(part) => part.add(series, at_ms, values),
         }
         Ok(())
+    }
+
+    /// Notes in `starts` when counters began, and makes no requests.
+    pub(super) fn follow(self, starts: &mut Starts) -> Result<()> {
+        match self {
+            Self::RemoteWrite(_) => Ok(()),
+            Self::Otlp(part) => part.follow(starts),
+        }
     }
 
     /// Returns the requests, to be sent one after the other. Notes in `starts` when counters began.

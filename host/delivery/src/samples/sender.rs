@@ -2,7 +2,7 @@
 
 use super::destination::Destination;
 use super::feedback::Feedback;
-use super::request::{Format, ReadyRequest, Verdict};
+use super::request::{Format, Outcome, ReadyRequest, Verdict};
 use crate::client::{Answer, Client, Message, SendError, secret};
 use anyhow::Result;
 use hyper::Method;
@@ -24,17 +24,6 @@ const MOST_FAILURES: u32 = 5;
 
 /// The time between two looks whether certificates have changed.
 const LOOK: Duration = Duration::from_secs(10);
-
-/// The end of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The server has it, or will never take it.
-    Done,
-    /// The server does not understand this version of the protocol.
-    TooNew,
-    /// The server takes only smaller requests.
-    TooLarge,
-}
 
 /// Sends requests to one server. Several at a time share what is known of it.
 #[derive(Debug)]
@@ -79,10 +68,15 @@ impl Sender {
             let (why, asked) = match self.attempt(format, &request).await {
                 Ok(answer) => match format.verdict(request.samples, &answer) {
                     Verdict::Later => (answer.to_string(), answer.retry_after()),
-                    verdict => {
+                    Verdict::Other(outcome) => {
+                        self.works(began);
+                        return outcome;
+                    }
+                    Verdict::Done { taken, reason, why } => {
                         self.works(began);
                         drop(trial);
-                        return self.end(&request, verdict);
+                        self.end(&request, taken, &reason, &why);
+                        return Outcome::Done;
                     }
                 },
                 Err(error) => (error.why, error.retry_after),
@@ -176,20 +170,13 @@ impl Sender {
         self.feedback.fails(why, is_down);
     }
 
-    fn end(&self, request: &ReadyRequest, verdict: Verdict) -> Outcome {
-        match verdict {
-            Verdict::TooNew => Outcome::TooNew,
-            Verdict::TooLarge => Outcome::TooLarge,
-            Verdict::Later => Outcome::Done,
-            Verdict::Done { taken, reason, why } => {
-                let refused = request.samples.saturating_sub(taken);
-                if refused > 0 {
-                    self.feedback.refused(refused, &reason, &why, request.example.as_ref());
-                }
-                self.feedback.took(taken, request.body.len());
-                Outcome::Done
-            }
+    /// Notes that the server took some samples of a request, and why it refuses the others.
+    fn end(&self, request: &ReadyRequest, taken: usize, reason: &str, why: &str) {
+        let refused = request.samples.saturating_sub(taken);
+        if refused > 0 {
+            self.feedback.refused(refused, reason, why, request.example.as_ref());
         }
+        self.feedback.took(taken, request.body.len());
     }
 }
 

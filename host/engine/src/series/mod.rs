@@ -21,6 +21,6 @@ pub use export::{SeriesState, exported, exported_from};
 pub(crate) use field_index::FieldIndexes;
 pub use find::{count, label_names, label_values, select};
 pub use metadata::{Metadata, metadata};
-pub use promql_source::PromqlSource;
+pub use promql_source::{INSTANCE, PromqlSource};
 pub(crate) use registered::record_in_history;
 pub(crate) use reported::SeriesRecorder;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The labels that a Prometheus adds to the series of a target.
 const JOB: &str = "job";
-pub(super) const INSTANCE: &str = "instance";
+pub const INSTANCE: &str = "instance";
 
 /// The prefix that a Prometheus gives to a label of a series if it adds a label of the same name.
 const EXPORTED: &str = "exported_";

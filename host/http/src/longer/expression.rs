@@ -1,17 +1,13 @@
 use super::{missing, origin};
 use crate::App;
 use dropsonde_engine::long_history::{LongAnswer, LongHistory, LongQuery, LongSeries};
-use dropsonde_engine::series::PromqlSource;
+use dropsonde_engine::series::{INSTANCE, PromqlSource};
 use dropsonde_model::Labels;
-use dropsonde_promql::{
-    Expr, Limits, Matcher, ParseOptions, Points, Query, QueryError, Request, Settings, Source, Times, Value, ValueType,
-    Visit, parse,
-};
+use dropsonde_model::labels::NAME;
+use dropsonde_promql::{Expr, Matcher, ParseOptions, Points, Query, Settings, Times, Value, ValueType, parse};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// The label that tells hosts apart.
-const INSTANCE: &str = "instance";
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The part of a query that another database has to answer.
 #[derive(Debug)]
@@ -29,18 +25,6 @@ pub(crate) struct LongerQuery {
 pub(crate) struct LongerAnswer {
     query: LongerQuery,
     answer: LongAnswer,
-}
-
-/// Notes how far back an expression reads, and has no series.
-#[derive(Debug, Default)]
-struct Reach(Mutex<Option<i64>>);
-
-impl Source for Reach {
-    fn select(&self, request: &Request<'_>, _: &mut Visit<'_>) -> Result<(), QueryError> {
-        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *first = Some(first.map_or(request.after_ms, |known| known.min(request.after_ms)));
-        Ok(())
-    }
 }
 
 impl LongerQuery {
@@ -62,10 +46,10 @@ impl LongerQuery {
         let own_from_ms = if is_elsewhere(&mut expr, &own) {
             i64::MAX
         } else {
-            let reach = Reach::default();
-            Query { expr: &expr, times, settings }.run(&reach, &Limits::default()).ok()?;
-            let first_ms = (*reach.0.lock().unwrap_or_else(PoisonError::into_inner))?;
-            app.engine.history_begins_ms().saturating_add(start_ms.saturating_sub(first_ms))
+            let reach = Query { expr: &expr, times, settings }.reach().ok()??;
+            let begins_ms = app.engine.history_begins_ms();
+            let reads_older = reach.fixed_ms.is_some_and(|at_ms| at_ms < begins_ms);
+            if reads_older { i64::MAX } else { begins_ms.saturating_add(reach.back_ms) }
         };
         if start_ms >= own_from_ms {
             return None;
@@ -77,33 +61,44 @@ impl LongerQuery {
         Some(Self { database, question, own_from_ms: own_from_ms.min(last_ms.saturating_add(step_ms)), own })
     }
 
-    pub(crate) async fn ask(self) -> LongerAnswer {
-        let answer = self.database.ask(self.question.clone()).await;
+    /// Asks the database, which may take so long at most.
+    pub(crate) async fn ask(self, longest: Duration) -> LongerAnswer {
+        let asked = tokio::time::timeout(longest, self.database.ask(self.question.clone()));
+        let answer = asked.await.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
         LongerAnswer { query: self, answer }
     }
 }
 
+/// A value that was joined, and what people should know of it.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) value: Value,
+    pub(crate) warning: Option<String>,
+    pub(crate) info: Option<String>,
+}
+
 impl LongerAnswer {
-    /// Puts the answer before that of this host. Adds what people should know to `warnings` or `infos`.
-    pub(crate) fn join(self, own: Value, warnings: &mut Vec<String>, infos: &mut Vec<String>) -> Value {
+    /// Puts the answer before that of this host. Values that the database does not have are those of this host.
+    pub(crate) fn join(self, own: Value) -> Joined {
         let LongerQuery { database, own_from_ms, own: name, .. } = &self.query;
         let older = match self.answer {
             Ok(older) => older,
             Err(why) => {
-                warnings.push(missing(database.name(), *own_from_ms, &why));
-                return own;
+                let warning = Some(missing(database.name(), *own_from_ms, &why));
+                return Joined { value: own, warning, info: None };
             }
         };
-        infos.push(origin(database.name(), *own_from_ms));
-        match own {
-            Value::Vector(at_ms, _) => {
-                let newest =
-                    |(labels, points): &LongSeries| Some((without(labels, database.labels()), points.last()?.1));
-                Value::Vector(at_ms, older.iter().filter_map(newest).collect())
+        let join = |own: Vec<Points>| joined(&older, own, database.labels(), name, *own_from_ms);
+        let value = match own {
+            Value::Vector(at_ms, own) => {
+                let joined = join(own.into_iter().map(|(labels, value)| (labels, vec![(at_ms, value)])).collect());
+                let newest = |(labels, points): Points| Some((labels, points.last()?.1));
+                Value::Vector(at_ms, joined.into_iter().filter_map(newest).collect())
             }
-            Value::Matrix(own) => Value::Matrix(joined(&older, own, database.labels(), name, *own_from_ms)),
+            Value::Matrix(own) => Value::Matrix(join(own)),
             other => other,
-        }
+        };
+        Joined { value, warning: None, info: Some(origin(database.name(), *own_from_ms)) }
     }
 }
 
@@ -141,7 +136,7 @@ fn without(labels: &Labels, added: &BTreeMap<String, String>) -> Labels {
     Labels::from_sorted(labels.iter().filter(|(name, value)| added.get(*name).is_none_or(|added| added != value)))
 }
 
-/// Joins series: before `from_ms` their values are those of the database.
+/// Joins series: before `from_ms` their values are those of the database, where it has the series.
 fn joined(
     older: &[LongSeries],
     own: Vec<Points>,
@@ -149,23 +144,18 @@ fn joined(
     own_name: &str,
     from_ms: i64,
 ) -> Vec<Points> {
-    let mut own: BTreeMap<Labels, Vec<(i64, f64)>> = own
-        .into_iter()
-        .map(|(labels, mut points)| {
-            points.retain(|(at_ms, _)| *at_ms >= from_ms);
-            (labels, points)
-        })
-        .collect();
+    let mut own: BTreeMap<Labels, Vec<(i64, f64)>> = own.into_iter().collect();
     for (labels, points) in older {
         let labels = without(labels, added);
-        // Results of rules have this label there only.
-        let bare = || {
-            let bare = labels.iter().filter(|(name, value)| (*name, *value) != (INSTANCE, own_name));
-            Some(Labels::from_sorted(bare)).filter(|bare| own.contains_key(bare))
-        };
-        let labels = if own.contains_key(&labels) { labels } else { bare().unwrap_or(labels) };
+        let known = |labels: &Labels| own.contains_key(labels);
+        // Results of rules have this label there only. VictoriaMetrics keeps the names of some results.
+        let lacks_host = |(name, value): &(&str, &str)| (*name, *value) != (INSTANCE, own_name);
+        let of_rule = || Labels::from_sorted(labels.iter().filter(lacks_host));
+        let nameless = || Labels::from_sorted(labels.iter().filter(|(name, _)| *name != NAME));
+        let labels =
+            [of_rule(), nameless()].into_iter().find(|other| !known(&labels) && known(other)).unwrap_or(labels);
         let all = own.entry(labels).or_default();
-        let newer = std::mem::take(all);
+        let newer: Vec<(i64, f64)> = std::mem::take(all).into_iter().filter(|(at_ms, _)| *at_ms >= from_ms).collect();
         all.extend(points.iter().filter(|(at_ms, _)| *at_ms < from_ms).copied());
         all.extend(newer);
     }
@@ -224,6 +214,7 @@ mod tests {
                 (labels(&[("id", "1")]), vec![(0, 1.0), (10, 2.0), (20, 3.0)]),
                 (labels(&[("id", "gone")]), vec![(10, 7.0)]),
                 (labels(&[("rule", "r")]), vec![(0, 5.0), (20, 6.0)]),
+                (labels(&[("id", "short")]), vec![(10, 4.0)]),
             ]
         );
     }

@@ -3,8 +3,9 @@ use crate::App;
 use axum::http::HeaderValue;
 use axum::response::Response;
 use dropsonde_engine::Engine;
-use dropsonde_engine::long_history::{LongQuery, LongSeries};
-use dropsonde_engine::series::long_fields::{FIELD, question};
+use dropsonde_engine::long_history::{LongHistory, LongQuery, LongSeries};
+use dropsonde_engine::series::INSTANCE;
+use dropsonde_engine::series::long_fields::{FIELD, questions};
 use dropsonde_store::{Align, FieldPoints, InstanceId, Points, Query, ladder};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ const ORIGIN: &str = "dropsonde-longer-history";
 const MISSING: &str = "dropsonde-warning";
 
 /// The most instances that a database is asked for at a time.
-const MOST_INSTANCES: usize = 200;
+const MOST_INSTANCES: usize = 50;
 
 /// Points of instances from a database.
 #[derive(Debug, Default)]
@@ -28,38 +29,48 @@ impl LongerPoints {
     /// Asks the database, if there is one, for the part of a window that this host does not have.
     pub(crate) async fn ask(app: &Arc<App>, ids: &[InstanceId], query: &Query, bands: bool) -> Arc<Self> {
         let Some(database) = app.engine.long_history.get() else { return Arc::default() };
-        let begins: HashMap<InstanceId, i64> =
-            ids.iter().map(|id| (id.clone(), own_from_ms(&app.engine, id, query))).collect();
-        let first_ms = bucket(query, query.since_ms);
-        let until_ms = begins.values().copied().max().unwrap_or(i64::MIN).min(query.until_ms);
-        if first_ms >= until_ms {
+        let (shared, asked, window) = (app.clone(), database.clone(), query.clone());
+        let some: Vec<InstanceId> = ids.iter().take(MOST_INSTANCES).cloned().collect();
+        let planned = app.query_threads.run(move || Plan::of(&shared.engine, &*asked, &some, &window, bands)).await;
+        let Some(Plan { begins, until_ms, questions, start_ms, end_ms }) = planned.ok().flatten() else {
             return Arc::default();
-        }
+        };
+        let failed = |why: &str| {
+            let remark = Some((MISSING, missing(database.name(), until_ms, why)));
+            Arc::new(Self { remark, ..Self::default() })
+        };
         if ids.len() > MOST_INSTANCES {
-            let why = format!("it is asked for at most {MOST_INSTANCES} instances at a time");
-            let remark = Some((MISSING, missing(database.name(), until_ms, &why)));
-            return Arc::new(Self { remark, ..Self::default() });
+            return failed(&format!("it is asked for at most {MOST_INSTANCES} instances at a time"));
         }
-        let Some(asked) = question(&app.engine, &*database, ids, query, bands) else { return Arc::default() };
-        let steps = until_ms.saturating_sub(1).saturating_sub(first_ms) / query.step_ms;
-        let start_ms = first_ms.saturating_add(query.step_ms).saturating_sub(1);
-        let end_ms = start_ms.saturating_add(steps * query.step_ms);
-        let answer = database.ask(LongQuery { query: asked, start_ms, end_ms, step_ms: query.step_ms }).await;
-        match answer {
-            Ok(series) => {
-                let mut by_instance = HashMap::new();
-                for (id, begins_ms) in begins {
-                    let points = points(&series, &id, query.step_ms, begins_ms);
-                    by_instance.insert(id, (begins_ms, points));
+        let mut answers = Vec::new();
+        for question in questions {
+            let asked = LongQuery { query: question, start_ms, end_ms, step_ms: query.step_ms };
+            match database.ask(asked).await {
+                Ok(series) => answers.push(series),
+                Err(why) => return failed(&why),
+            }
+        }
+        let (name, step_ms) = (database.name().to_owned(), query.step_ms);
+        let made = move || {
+            let mut by_id: HashMap<&str, Vec<&LongSeries>> = HashMap::new();
+            for series in answers.iter().flat_map(|series| &**series) {
+                by_id.entry(series.0.get("id").unwrap_or_default()).or_default().push(series);
+            }
+            let mut by_instance = HashMap::new();
+            for (id, begins_ms) in begins {
+                let series = by_id.get(id.as_str()).map(Vec::as_slice).unwrap_or_default();
+                let hosts: BTreeSet<&str> = series.iter().filter_map(|(labels, _)| labels.get(INSTANCE)).collect();
+                if hosts.len() > 1 {
+                    let hosts: Vec<&str> = hosts.into_iter().take(5).collect();
+                    let why = format!("several hosts have an instance {id}: {}", hosts.join(", "));
+                    let remark = Some((MISSING, missing(&name, until_ms, &why)));
+                    return Self { remark, ..Self::default() };
                 }
-                let remark = Some((ORIGIN, origin(database.name(), until_ms)));
-                Arc::new(Self { by_instance, remark })
+                by_instance.insert(id, (begins_ms, points(series, step_ms, begins_ms)));
             }
-            Err(why) => {
-                let remark = Some((MISSING, missing(database.name(), until_ms, &why)));
-                Arc::new(Self { remark, ..Self::default() })
-            }
-        }
+            Self { by_instance, remark: Some((ORIGIN, origin(&name, until_ms))) }
+        };
+        app.query_threads.run(made).await.map(Arc::new).unwrap_or_default()
     }
 
     /// Returns the points of an instance in a part of the window: those of the database before those of this host,
@@ -94,6 +105,36 @@ impl LongerPoints {
     }
 }
 
+/// What a database is asked.
+struct Plan {
+    /// The time from which on the points of each instance are those of this host.
+    begins: HashMap<InstanceId, i64>,
+    /// The latest of them, or the end of the window.
+    until_ms: i64,
+    questions: Vec<String>,
+    start_ms: i64,
+    end_ms: i64,
+}
+
+impl Plan {
+    /// Plans a window; none if this host has all of it.
+    fn of(engine: &Engine, database: &dyn LongHistory, ids: &[InstanceId], query: &Query, bands: bool) -> Option<Self> {
+        let begins: HashMap<InstanceId, i64> =
+            ids.iter().map(|id| (id.clone(), own_from_ms(engine, id, query))).collect();
+        let first_ms = bucket(query, query.since_ms);
+        let until_ms = begins.values().copied().max()?.min(query.until_ms);
+        if first_ms >= until_ms {
+            return None;
+        }
+        let questions = questions(engine, database, ids, query, bands);
+        // The value at the last moment of a bucket is that of the bucket.
+        let steps = until_ms.saturating_sub(1).saturating_sub(first_ms) / query.step_ms;
+        let start_ms = first_ms.saturating_add(query.step_ms).saturating_sub(1);
+        let end_ms = start_ms.saturating_add(steps.saturating_mul(query.step_ms));
+        (!questions.is_empty()).then_some(Self { begins, until_ms, questions, start_ms, end_ms })
+    }
+}
+
 /// Returns the start of the first bucket that this host has readings of: what it has itself, it answers itself.
 fn own_from_ms(engine: &Engine, id: &InstanceId, query: &Query) -> i64 {
     let first_ms = engine.store.frames(id).iter().filter_map(|frame| Some(frame.span_ms()?.0)).min();
@@ -116,13 +157,10 @@ fn bucket(query: &Query, at_ms: i64) -> i64 {
 /// The values of a field, and the low and the high ends of its band, each with its times.
 type FieldSeries<'a> = [Option<&'a [(i64, f64)]>; 3];
 
-/// Returns the points of an instance before a time.
-fn points(series: &[LongSeries], id: &InstanceId, step_ms: i64, before_ms: i64) -> Points {
+/// Returns the points of an instance before a time, from its series.
+fn points(series: &[&LongSeries], step_ms: i64, before_ms: i64) -> Points {
     let mut fields: BTreeMap<&str, FieldSeries<'_>> = BTreeMap::new();
     for (labels, points) in series {
-        if labels.get("id") != Some(id.as_str()) {
-            continue;
-        }
         let name = labels.get(FIELD).unwrap_or_default();
         let (field, place) = match (name.strip_suffix("_min"), name.strip_suffix("_max")) {
             (Some(field), _) => (field, 1),
@@ -211,9 +249,8 @@ mod tests {
             series("used", &[(999, 1.0), (1999, 2.0), (2999, 9.0)]),
             series("used_min", &[(999, 0.5), (1999, 1.5)]),
             series("gone", &[(1999, 7.0)]),
-            (Labels::from([(FIELD, "used"), ("id", "other")]), vec![(999, 5.0)]),
         ];
-        let older = points(&answer, &id, 1000, 2000);
+        let older = points(&answer.iter().collect::<Vec<_>>(), 1000, 2000);
         let longer = LongerPoints { by_instance: HashMap::from([(id.clone(), (2000, older))]), remark: None };
         let own = |query: &Query| {
             assert!(query.since_ms >= 2000);

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::parameters::Parameters;
 use super::value_json;
-use crate::answer_memory::{reserve, resize};
+use crate::answer_memory::{reserve, resize_within_share};
 use crate::chunked::{LARGEST, ORDINARY, make};
 use crate::longer::LongerQuery;
 use crate::peer::Peer;
@@ -97,13 +97,15 @@ async fn answer(app: &Arc<App>, peer: &Peer, parameters: &Parameters, times: Tim
         delayed_name_removal: false,
     };
     let longer = longer(app, query, times, settings).await;
-    let (evaluated, longer) = tokio::join!(evaluate(app, peer, query.to_owned(), times, settings, timeout), async {
-        match longer {
-            Some(longer) => Some(longer.ask().await),
+    let ask_longer = async {
+        Ok(match longer {
+            Some(longer) => Some(longer.ask(timeout).await),
             None => None,
-        }
-    });
-    let Evaluated { answer: Answer { mut value, annotations, usage }, memory, took } = evaluated?;
+        })
+    };
+    let (evaluated, longer) =
+        tokio::try_join!(evaluate(app, peer, query.to_owned(), times, settings, timeout), ask_longer)?;
+    let Evaluated { answer: Answer { mut value, annotations, usage }, memory, took } = evaluated;
     let remarks = |kind: AnnotationKind, what: &str| {
         let found = annotations.iter().filter(|remark| remark.kind == kind);
         let mut all: Vec<String> = found.clone().take(MOST_REMARKS).map(|remark| remark.text(query)).collect();
@@ -116,7 +118,10 @@ async fn answer(app: &Arc<App>, peer: &Peer, parameters: &Parameters, times: Tim
     let (mut warnings, mut infos) =
         (remarks(AnnotationKind::Warning, "warning"), remarks(AnnotationKind::Info, "info"));
     if let Some(longer) = longer {
-        value = longer.join(value, &mut warnings, &mut infos);
+        let joined = app.query_threads.run(move || longer.join(value)).await?;
+        value = joined.value;
+        warnings.extend(joined.warning);
+        infos.extend(joined.info);
     }
     if limit.is_some_and(|limit| cut(&mut value, limit)) {
         warnings.push("results truncated due to limit".to_owned());
@@ -164,7 +169,7 @@ async fn evaluate(
         let (engine, granting) = (&shared.engine, shared.clone());
         let grant = move |bytes: usize| {
             let mut memory = held.lock().unwrap_or_else(PoisonError::into_inner);
-            resize(&granting, &mut memory, bytes).is_ok()
+            resize_within_share(&granting, &mut memory, bytes)
         };
         let limits = Limits {
             samples: Some(options.max_samples),

@@ -18,6 +18,7 @@ mod over_time;
 mod pick;
 mod plan;
 mod rate;
+mod reach;
 mod regression;
 mod relabel;
 mod select;
@@ -31,6 +32,7 @@ use crate::source::{QueryError, Source, is_stale};
 use dropsonde_model::Labels;
 use matrix::{Grid, Matrix, without_name};
 use plan::{Node, NodeKind};
+pub(crate) use reach::reach;
 use std::cell::Cell;
 use std::rc::Rc;
 

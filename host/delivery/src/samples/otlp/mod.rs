@@ -10,7 +10,7 @@ mod starts;
 pub(super) use part::OtlpPart;
 pub(super) use starts::Starts;
 
-use super::request::Verdict;
+use super::request::{Outcome, Verdict};
 use crate::client::{Answer, quoted};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -71,7 +71,7 @@ pub(super) fn verdict(samples: usize, answer: &Answer) -> Verdict {
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
         | StatusCode::GATEWAY_TIMEOUT => Verdict::Later,
-        StatusCode::PAYLOAD_TOO_LARGE if samples > 1 => Verdict::TooLarge,
+        StatusCode::PAYLOAD_TOO_LARGE if samples > 1 => Verdict::Other(Outcome::TooLarge),
         status => {
             let said = Status::decode(&*answer.body).ok().filter(|status| !status.message.is_empty());
             let why = match said {
@@ -101,7 +101,7 @@ mod tests {
         for status in [301, 400, 401, 404, 500, 501] {
             assert!(matches!(of(status, Vec::new()), Verdict::Done { taken: 0, .. }), "{status}");
         }
-        assert_eq!(of(413, Vec::new()), Verdict::TooLarge);
+        assert_eq!(of(413, Vec::new()), Verdict::Other(Outcome::TooLarge));
     }
 
     #[test]

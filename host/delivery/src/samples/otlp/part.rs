@@ -118,6 +118,18 @@ impl OtlpPart {
         metric.streams.entry(labels).or_default().pieces.push(Piece { role, samples });
     }
 
+    /// Notes in `starts` when counters began, and makes no requests.
+    pub(in super::super) fn follow(self, starts: &mut Starts) -> Result<()> {
+        for (key, metrics) in self.resources {
+            for Metric { head, streams } in metrics.into_values() {
+                for (labels, stream) in streams {
+                    stream.points(head.kind, key.number(&head, &labels), starts, &mut |_| Ok(()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the requests, to be sent one after the other. Notes in `starts` when counters began.
     pub(in super::super) fn finish(self, starts: &mut Starts) -> Result<Vec<ReadyRequest>> {
         let mut writer = Writer::new(self.max_points);
@@ -161,7 +173,8 @@ impl ResourceKey {
     /// Returns a number of a stream, by which the beginnings of counters are known.
     fn number(&self, head: &MetricHead, labels: &Labels) -> u64 {
         let Self { job, host, id } = self;
-        xxh64([job, "\0", host, "\0", id, "\0", &head.name, "\0", labels.as_text()].concat().as_bytes(), 0)
+        let text = [job, "\0", host, "\0", id, "\0", &head.name, "\0", labels.as_text()].concat();
+        xxh64(text.as_bytes(), head.kind as u64)
     }
 
     fn example(&self, head: &MetricHead, labels: &Labels) -> Labels {
@@ -280,21 +293,18 @@ fn whole(count: f64) -> u64 {
 
 /// Returns the kind of the data points of a series, and what it says within them.
 fn role(series: SentSeries<'_>) -> (PointKind, Role) {
-    let known = series
-        .metadata
-        .and_then(|known| MetricType::ALL.into_iter().find(|metric_type| metric_type.as_str() == known.metric_type));
-    let metric_type = match series.metric_type {
-        MetricType::Unknown => known.unwrap_or_default(),
-        own => own,
-    };
+    let is_counter = series.metadata.is_some_and(|known| known.metric_type == MetricType::Counter.as_str());
     let name = series.labels.get(NAME).unwrap_or_default();
     let step =
         |label: &str| series.labels.get(label).and_then(|text| text.parse::<f64>().ok()).filter(|step| !step.is_nan());
-    match metric_type {
+    match series.metric_type {
         MetricType::Counter => (PointKind::Sum, Role::Value),
+        // All series of a histogram are in one part only if each of them is known to be of one.
+        MetricType::Unknown if is_counter => (PointKind::Sum, Role::Value),
         MetricType::Gauge | MetricType::Unknown => (PointKind::Gauge, Role::Value),
         MetricType::Histogram | MetricType::Summary => {
-            let kind = if metric_type == MetricType::Histogram { PointKind::Histogram } else { PointKind::Summary };
+            let is_histogram = series.metric_type == MetricType::Histogram;
+            let kind = if is_histogram { PointKind::Histogram } else { PointKind::Summary };
             let role = match name {
                 name if name.ends_with("_sum") => Some(Role::Sum),
                 name if name.ends_with("_count") => Some(Role::Count),

@@ -37,6 +37,8 @@ pub(crate) struct Starts {
     until_ms: Option<i64>,
     file: Option<PathBuf>,
     written: Option<Instant>,
+    /// The end of the window that was sent before that.
+    written_ms: Option<i64>,
 }
 
 /// A counter up to some time.
@@ -55,7 +57,14 @@ impl Starts {
     /// Reads what is known. `file`: the file in which it is kept; none: it is not kept.
     pub(crate) fn open(file: Option<PathBuf>) -> Self {
         let (until_ms, known) = file.as_ref().and_then(|file| read(&fs::read(file).ok()?)).unzip();
-        Self { known: known.unwrap_or_default(), changes: HashMap::new(), until_ms, file, written: None }
+        Self {
+            known: known.unwrap_or_default(),
+            changes: HashMap::new(),
+            until_ms,
+            file,
+            written: None,
+            written_ms: None,
+        }
     }
 
     /// Returns the state of a counter at the start of the window under way.
@@ -80,7 +89,8 @@ impl Starts {
     pub(crate) fn sent(&mut self, until_ms: i64) {
         self.until_ms = Some(until_ms);
         self.known.extend(self.changes.drain());
-        if self.written.is_none_or(|written| written.elapsed() >= WRITE) {
+        let is_far = self.written_ms.is_none_or(|written_ms| until_ms.saturating_sub(written_ms) > MOST_MISSING_MS / 2);
+        if is_far || self.written.is_none_or(|written| written.elapsed() >= WRITE) {
             self.write();
         }
     }
@@ -96,7 +106,7 @@ impl Starts {
     }
 
     fn write(&mut self) {
-        self.written = Some(Instant::now());
+        (self.written, self.written_ms) = (Some(Instant::now()), self.until_ms);
         let newest_ms = self.known.values().map(|counter| counter.last_ms).max().unwrap_or(i64::MIN);
         self.known.retain(|_, counter| counter.last_ms >= newest_ms.saturating_sub(FORGET_MS));
         let (Some(file), Some(until_ms)) = (&self.file, self.until_ms) else { return };

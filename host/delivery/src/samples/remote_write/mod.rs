@@ -5,7 +5,7 @@ mod messages;
 mod request;
 
 use super::destination::Version;
-use super::request::{REQUEST_BYTES, ReadyRequest, SentSeries, Verdict};
+use super::request::{Outcome, REQUEST_BYTES, ReadyRequest, SentSeries, Verdict};
 use crate::client::Answer;
 use bytes::Bytes;
 use dropsonde_model::Labels;
@@ -60,9 +60,9 @@ pub(super) fn verdict(version: Version, samples: usize, answer: &Answer) -> Verd
             Verdict::Done { taken, reason: "not_written".to_owned(), why: "it wrote only some of them".to_owned() }
         }
         // A server of version 1 answers like this to what it does not understand.
-        (status, Version::V2, None) if status.is_success() => Verdict::TooNew,
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, Version::V2, _) => Verdict::TooNew,
-        (StatusCode::PAYLOAD_TOO_LARGE, ..) if samples > 1 => Verdict::TooLarge,
+        (status, Version::V2, None) if status.is_success() => Verdict::Other(Outcome::TooNew),
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, Version::V2, _) => Verdict::Other(Outcome::TooNew),
+        (StatusCode::PAYLOAD_TOO_LARGE, ..) if samples > 1 => Verdict::Other(Outcome::TooLarge),
         // Of version 2 it may have written the others.
         (status, _, written) if is_refusal(status) => Verdict::refused(written.unwrap_or(0), answer),
         _ => Verdict::Later,
