@@ -6,7 +6,7 @@ use dropsonde_engine::Engine;
 use dropsonde_engine::long_history::{LongHistory, LongQuery, LongSeries};
 use dropsonde_engine::series::INSTANCE;
 use dropsonde_engine::series::long_fields::{FIELD, questions};
-use dropsonde_store::{Align, FieldPoints, InstanceId, Points, Query, ladder};
+use dropsonde_store::{Align, FieldPoints, Frame, InstanceId, Points, Query, ladder};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl LongerPoints {
                 Err(why) => return failed(&why),
             }
         }
-        let (name, step_ms) = (database.name().to_owned(), query.step_ms);
+        let (name, step_ms, engine) = (database.name().to_owned(), query.step_ms, app.engine.clone());
         let made = move || {
             let mut by_id: HashMap<&str, Vec<&LongSeries>> = HashMap::new();
             for series in answers.iter().flat_map(|series| &**series) {
@@ -66,7 +66,9 @@ impl LongerPoints {
                     let remark = Some((MISSING, missing(&name, until_ms, &why)));
                     return Self { remark, ..Self::default() };
                 }
-                by_instance.insert(id, (begins_ms, points(series, step_ms, begins_ms)));
+                let mut points = points(series, step_ms, begins_ms);
+                round(&engine.store.frames(&id), &mut points);
+                by_instance.insert(id, (begins_ms, points));
             }
             Self { by_instance, remark: Some((ORIGIN, origin(&name, until_ms))) }
         };
@@ -193,6 +195,17 @@ fn points(series: &[&LongSeries], step_ms: i64, before_ms: i64) -> Points {
         })
         .collect();
     Points { at_ms: times.into_iter().collect(), columns }
+}
+
+/// Rounds the values of an instance as its samplers declare.
+fn round(frames: &[Arc<Frame>], points: &mut Points) {
+    for column in &mut points.columns {
+        let place = |frame: &&Arc<Frame>| frame.schema().fields().iter().position(|field| field.name == column.name);
+        let Some((frame, field)) = frames.iter().find_map(|frame| Some((frame, place(&frame)?))) else { continue };
+        for values in [&mut column.values, &mut column.min, &mut column.max] {
+            frame.schema().round(field, frame.interval_ms(), values);
+        }
+    }
 }
 
 fn cut(points: &Points, is_within: impl Fn(&i64) -> bool) -> Points {
