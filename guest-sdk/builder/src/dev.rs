@@ -253,7 +253,7 @@ fn cargo_command() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Many tests wait for a host more than they compute.
     if let (Ok(cores), None) = (std::thread::available_parallelism(), std::env::var_os("RUST_TEST_THREADS")) {
-        cargo.env("RUST_TEST_THREADS", (cores.get() + 4).to_string());
+        cargo.env("RUST_TEST_THREADS", (cores.get() + 3).to_string());
     }
     cargo
 }
