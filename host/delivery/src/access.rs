@@ -3,6 +3,8 @@
 use crate::proxy::Proxy;
 use dropsonde_model::{InvalidValue, Span};
 use hyper::Uri;
+use hyper::header::{HeaderName, HeaderValue};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +26,38 @@ pub struct AccessConfig {
     /// The longest time that a request may take. None: 10 s.
     pub timeout: Option<Span>,
 }
+
+/// Headers that requests have of themselves.
+const OWN_HEADERS: [&str; 8] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "user-agent",
+    "x-prometheus-remote-write-version",
+];
+
+/// Makes an [`AccessConfig`] of a table that has the same keys among others. (Serde does not refuse unknown keys where it
+/// flattens one table into another.)
+macro_rules! access_of {
+    ($table:expr) => {
+        $crate::access::AccessConfig {
+            bearer_token_file: $table.bearer_token_file.clone(),
+            username: $table.username.clone(),
+            password_file: $table.password_file.clone(),
+            ca_file: $table.ca_file.clone(),
+            cert_file: $table.cert_file.clone(),
+            key_file: $table.key_file.clone(),
+            proxy_url: $table.proxy_url.clone(),
+            proxy_password_file: $table.proxy_password_file.clone(),
+            timeout: $table.timeout.into(),
+        }
+    };
+}
+
+pub(crate) use access_of;
 
 impl AccessConfig {
     pub(crate) fn check(&self, key: &str) -> Result<(), InvalidValue> {
@@ -67,6 +101,25 @@ impl AccessConfig {
 /// Returns an authority without the name and the password that may stand in it.
 pub(crate) fn without_user(authority: &str) -> &str {
     authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+/// Checks further headers of requests; `key`: their place in the configuration.
+pub(crate) fn check_headers(key: &str, headers: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
+    for (name, value) in headers {
+        let is_header = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
+        let is_own = |own: &str| name.eq_ignore_ascii_case(own);
+        if !is_header || OWN_HEADERS.into_iter().any(is_own) {
+            // The value may be a secret.
+            return InvalidValue::of(key, &format!("cannot set {name:?}, or not to this value"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the host of a URL, by which people know a server.
+pub(crate) fn host_of(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    Some(without_user(uri.authority()?.as_str()).to_owned())
 }
 
 pub(crate) fn check_url(key: &str, url: &str) -> Result<(), InvalidValue> {

@@ -5,8 +5,10 @@ pub use crate::alerts::options::{AlertingOptions, AlertmanagerConfig, Day, Forma
 pub use crate::read_through::options::ReadThroughConfig;
 pub use crate::samples::destination::check as check_destinations;
 pub use crate::samples::destination::{
-    Action, Destination, DestinationConfig, OtlpConfig, Protocol, RelabelConfig, RemoteWriteConfig, Since, Version,
+    Destination, DestinationConfig, OtlpConfig, Protocol, RemoteWriteConfig, Version,
 };
+pub use crate::samples::relabel::{Action, RelabelConfig};
+pub use crate::samples::since::Since;
 
 use crate::read_through::DESTINATION;
 use dropsonde_model::InvalidValue;

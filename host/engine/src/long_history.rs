@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// A query in PromQL for its values at `start_ms`, and every `step_ms` after it up to `end_ms`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +31,10 @@ pub trait LongHistory: Debug + Send + Sync {
     /// Returns labels that all series of this host have there, and have not here.
     fn labels(&self) -> &BTreeMap<String, String>;
 
-    /// Asks it. Takes no longer than the configuration allows.
+    /// Returns the longest time that people wait for it.
+    fn longest(&self) -> Duration;
+
+    /// Asks it. Takes no longer than [`LongHistory::longest`].
     fn ask(&self, query: LongQuery) -> Pin<Box<dyn Future<Output = LongAnswer> + Send + '_>>;
 }
 

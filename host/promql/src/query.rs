@@ -72,7 +72,7 @@ pub struct Answer {
     pub usage: Usage,
 }
 
-/// How far back a query reads.
+/// The earliest times that a query reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
     /// Before each of its times, in milliseconds; `i64::MIN` if what it reads does not depend on them.

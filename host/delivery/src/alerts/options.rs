@@ -1,9 +1,8 @@
 //! The servers that alerts are sent to.
 
-use crate::access::{AccessConfig, check_url};
+use crate::access::{AccessConfig, access_of, check_url, host_of};
 use dropsonde_model::{InvalidValue, Span};
 use dropsonde_promql::{Matcher, parse_selector};
-use hyper::Uri;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use serde::de::value::MapAccessDeserializer;
@@ -203,18 +202,7 @@ impl<'de> Visitor<'de> for UrlOrTable {
             timeout: Option<Span>,
         }
         let table = Table::deserialize(MapAccessDeserializer::new(table))?;
-        let access = AccessConfig {
-            bearer_token_file: table.bearer_token_file,
-            username: table.username,
-            password_file: table.password_file,
-            ca_file: table.ca_file,
-            cert_file: table.cert_file,
-            key_file: table.key_file,
-            proxy_url: table.proxy_url,
-            proxy_password_file: table.proxy_password_file,
-            timeout: table.timeout,
-        };
-        Ok(AlertmanagerConfig { url: table.url, access })
+        Ok(AlertmanagerConfig { access: access_of!(table), url: table.url })
     }
 }
 
@@ -311,27 +299,11 @@ impl WebhookConfig {
 
     /// Returns its name in metrics, logs and messages.
     pub fn name(&self) -> String {
-        let host = || {
-            let uri: Option<Uri> = self.url.as_ref().and_then(|url| url.parse().ok());
-            uri.and_then(|uri| {
-                uri.authority().map(|authority| crate::access::without_user(authority.as_str()).to_owned())
-            })
-        };
-        self.name.clone().or_else(host).unwrap_or_default()
+        self.name.clone().or_else(|| host_of(self.url.as_ref()?)).unwrap_or_default()
     }
 
     pub(crate) fn access(&self) -> AccessConfig {
-        AccessConfig {
-            bearer_token_file: self.bearer_token_file.clone(),
-            username: self.username.clone(),
-            password_file: self.password_file.clone(),
-            ca_file: self.ca_file.clone(),
-            cert_file: self.cert_file.clone(),
-            key_file: self.key_file.clone(),
-            proxy_url: self.proxy_url.clone(),
-            proxy_password_file: self.proxy_password_file.clone(),
-            timeout: self.timeout,
-        }
+        access_of!(self)
     }
 
     pub(crate) fn matchers(&self) -> Vec<Matcher> {

@@ -30,7 +30,7 @@ pub(super) struct Known {
     asked: Instant,
 }
 
-/// What is known of the answer to a query.
+/// The part of an answer that the cache has.
 #[derive(Debug, PartialEq)]
 pub(super) enum Lookup {
     /// All of it.

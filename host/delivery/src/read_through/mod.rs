@@ -109,7 +109,7 @@ impl ReadThrough {
             Lookup::Nothing => (None, query.clone()),
         };
         self.may_ask()?;
-        let (began, longest) = (Instant::now(), self.config.timeout.get());
+        let (began, longest) = (Instant::now(), self.longest());
         let turn = tokio::time::timeout(longest, self.permits.acquire()).await;
         let _turn = turn.map_err(|_| "other questions to it take too long".to_owned())?;
         // It may have failed meanwhile.
@@ -209,6 +209,10 @@ impl LongHistory for ReadThrough {
 
     fn labels(&self) -> &BTreeMap<String, String> {
         &self.config.external_labels
+    }
+
+    fn longest(&self) -> Duration {
+        self.config.timeout.get()
     }
 
     fn ask(&self, query: LongQuery) -> Pin<Box<dyn Future<Output = LongAnswer> + Send + '_>> {

@@ -1,9 +1,8 @@
 //! `[read_through]`: a database that has longer history.
 
-use crate::access::{AccessConfig, check_url, without_user};
-use crate::samples::destination::{check_headers, is_label};
+use crate::access::{AccessConfig, access_of, check_headers, check_url, host_of};
+use crate::samples::relabel::is_label;
 use dropsonde_model::{InvalidValue, Span};
-use hyper::Uri;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,24 +53,10 @@ impl ReadThroughConfig {
 
     /// Returns its name in answers.
     pub fn name(&self) -> String {
-        let host = || {
-            let uri: Uri = self.url.parse().ok()?;
-            Some(without_user(uri.authority()?.as_str()).to_owned())
-        };
-        self.name.clone().or_else(host).unwrap_or_default()
+        self.name.clone().or_else(|| host_of(&self.url)).unwrap_or_default()
     }
 
     pub(crate) fn access(&self) -> AccessConfig {
-        AccessConfig {
-            bearer_token_file: self.bearer_token_file.clone(),
-            username: self.username.clone(),
-            password_file: self.password_file.clone(),
-            ca_file: self.ca_file.clone(),
-            cert_file: self.cert_file.clone(),
-            key_file: self.key_file.clone(),
-            proxy_url: self.proxy_url.clone(),
-            proxy_password_file: self.proxy_password_file.clone(),
-            timeout: Some(self.timeout),
-        }
+        access_of!(self)
     }
 }

@@ -1,15 +1,13 @@
 //! `[[remote_write]]` and `[[otlp]]`: servers that get samples.
 
-use crate::access::{AccessConfig, check_url, without_user};
+use super::relabel::{RelabelConfig, is_label};
+use super::since::Since;
+use crate::access::{AccessConfig, access_of, check_headers, check_url, host_of};
 use dropsonde_model::{InvalidValue, Size, Span};
 use hyper::Uri;
-use hyper::header::{HeaderName, HeaderValue};
-use jiff::Timestamp;
-use regex::Regex;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 use xxhash_rust::xxh64::xxh64;
 
@@ -33,7 +31,7 @@ pub enum Protocol {
 /// of these keys and one of its own. (Serde does not refuse unknown keys where it flattens one table into another.)
 macro_rules! destinations {
     (@settings { $($(#[$about:meta])* $field:ident: $type:ty,)* }) => {
-        /// What all protocols need to know of a server.
+        /// A server, as all protocols need to know it.
         #[derive(Debug, Clone, PartialEq)]
         pub struct DestinationConfig {
             $(pub $field: $type,)*
@@ -136,72 +134,8 @@ pub enum Version {
     V2,
 }
 
-/// A time: `now`, a span before now such as `7d`, or a date.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Since {
-    #[default]
-    Now,
-    Ago(Span),
-    At(Timestamp),
-}
-
-/// A change of the labels of series, as Prometheus' `write_relabel_configs`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RelabelConfig {
-    #[serde(default)]
-    pub action: Action,
-    /// Labels whose values are joined to a text.
-    #[serde(default)]
-    pub source_labels: Vec<String>,
-    #[serde(default = "separator")]
-    pub separator: String,
-    /// The expression that must match all of the text.
-    #[serde(default = "everything")]
-    pub regex: String,
-    /// The label that gets a value.
-    #[serde(default)]
-    pub target_label: String,
-    /// The value, in which `$1` stands for a group of `regex`.
-    #[serde(default = "first_group")]
-    pub replacement: String,
-}
-
-/// The kind of change that a [`RelabelConfig`] makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// Sets `target_label` to `replacement` if the text matches.
-    #[default]
-    Replace,
-    /// Keeps series whose text matches, and no others.
-    Keep,
-    /// Keeps series whose text does not match.
-    Drop,
-    /// Keeps labels whose names match, and no others.
-    Labelkeep,
-    /// Removes labels whose names match.
-    Labeldrop,
-    /// Gives the values of labels whose names match to the labels `replacement`.
-    Labelmap,
-    Lowercase,
-    Uppercase,
-}
-
 /// The path of a collector for metrics, where a URL has none.
 const OTLP_PATH: &str = "/v1/metrics";
-
-/// Headers that requests have of themselves.
-const OWN_HEADERS: [&str; 8] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "host",
-    "transfer-encoding",
-    "user-agent",
-    "x-prometheus-remote-write-version",
-];
 
 fn interval() -> Span {
     Span::from_secs(1)
@@ -221,50 +155,6 @@ fn max_samples() -> usize {
 
 fn catch_up_rate() -> Size {
     Size::new(16 << 20)
-}
-
-fn separator() -> String {
-    ";".to_owned()
-}
-
-fn everything() -> String {
-    "(.*)".to_owned()
-}
-
-fn first_group() -> String {
-    "$1".to_owned()
-}
-
-impl FromStr for Since {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let span = || text.parse().ok().map(Self::Ago);
-        let at = || text.parse().ok().map(Self::At);
-        let since = if text == "now" { Some(Self::Now) } else { at().or_else(span) };
-        since.ok_or_else(|| {
-            format!(
-                "{text:?} is no time; write \"now\", a span such as \"7d\", or a date such as \"2026-11-01T00:00:00Z\""
-            )
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Since {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl Since {
-    /// Returns it in milliseconds since 1970.
-    pub fn ms_before(self, now_ms: i64) -> i64 {
-        match self {
-            Self::Now => now_ms,
-            Self::Ago(span) => now_ms.saturating_sub(span.as_ms()),
-            Self::At(time) => time.as_millisecond(),
-        }
-    }
 }
 
 /// Checks all destinations.
@@ -369,72 +259,12 @@ impl DestinationConfig {
 
     /// Returns its name in metrics and logs.
     pub fn name(&self) -> String {
-        let host = || {
-            let uri: Uri = self.url.as_ref()?.parse().ok()?;
-            Some(without_user(uri.authority()?.as_str()).to_owned())
-        };
-        self.name.clone().or_else(host).unwrap_or_default()
+        self.name.clone().or_else(|| host_of(self.url.as_ref()?)).unwrap_or_default()
     }
 
     pub(crate) fn access(&self) -> AccessConfig {
-        AccessConfig {
-            bearer_token_file: self.bearer_token_file.clone(),
-            username: self.username.clone(),
-            password_file: self.password_file.clone(),
-            ca_file: self.ca_file.clone(),
-            cert_file: self.cert_file.clone(),
-            key_file: self.key_file.clone(),
-            proxy_url: self.proxy_url.clone(),
-            proxy_password_file: self.proxy_password_file.clone(),
-            timeout: Some(self.timeout),
-        }
+        access_of!(self)
     }
-}
-
-impl RelabelConfig {
-    fn check(&self, key: &str) -> Result<(), InvalidValue> {
-        if let Err(error) = self.pattern() {
-            let last = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
-            return InvalidValue::of(&format!("{key}.regex"), &format!("is no regular expression: {last}"));
-        }
-        match self.action {
-            Action::Keep | Action::Drop if self.source_labels.is_empty() => {
-                InvalidValue::of(&format!("{key}.source_labels"), "must be set: it would keep all series or none")
-            }
-            // A group of the expression may stand in it.
-            Action::Replace if !is_label(&self.target_label) && !self.target_label.contains('$') => {
-                InvalidValue::of(&format!("{key}.target_label"), "must be the name of a label")
-            }
-            Action::Lowercase | Action::Uppercase if !is_label(&self.target_label) => {
-                InvalidValue::of(&format!("{key}.target_label"), "must be the name of a label")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the expression, which must match all of a text.
-    pub(crate) fn pattern(&self) -> Result<Regex, regex::Error> {
-        Regex::new(&format!("^(?s:{})$", self.regex))
-    }
-}
-
-/// Checks further headers of requests; `key`: their place in the configuration.
-pub(crate) fn check_headers(key: &str, headers: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
-    for (name, value) in headers {
-        let is_header = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
-        let is_own = |own: &str| name.eq_ignore_ascii_case(own);
-        if !is_header || OWN_HEADERS.into_iter().any(is_own) {
-            // The value may be a secret.
-            return InvalidValue::of(key, &format!("cannot set {name:?}, or not to this value"));
-        }
-    }
-    Ok(())
-}
-
-/// Returns whether a text is the name of a label.
-pub(crate) fn is_label(name: &str) -> bool {
-    let is_first = |c: char| c.is_ascii_alphabetic() || c == '_';
-    name.starts_with(is_first) && name.chars().all(|c| is_first(c) || c.is_ascii_digit())
 }
 
 #[cfg(test)]

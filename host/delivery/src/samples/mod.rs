@@ -7,7 +7,8 @@
 //!                                         └──── cursor: what the server took ◄───┘
 //! ```
 //!
-//! * [`destination`]: the servers. `relabel`: changes labels and chooses series.
+//! * [`destination`]: the servers. [`relabel`]: changes labels and chooses series. [`since`]: the time at which a new
+//!   server begins.
 //! * `history`: that of a running host, or that in files. `cursor`: the durable place in it. `catalogue`: the series and
 //!   their samples.
 //! * `outbox`: divides them into requests. `request`: one of them, in either protocol; `remote_write`, `otlp`: the
@@ -25,10 +26,11 @@ mod history;
 mod otlp;
 mod outbox;
 mod protobuf;
-mod relabel;
+pub(crate) mod relabel;
 mod remote_write;
 mod request;
 mod sender;
+pub(crate) mod since;
 
 use anyhow::{Context as _, Result};
 use catalogue::PARTS_AT_ONCE;

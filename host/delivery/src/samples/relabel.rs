@@ -1,12 +1,55 @@
 //! Changes the labels of series, and chooses series by them, as Prometheus' `write_relabel_configs`.
 
-use super::destination::{Action, RelabelConfig, is_label};
-use dropsonde_model::Labels;
+use dropsonde_model::{InvalidValue, Labels};
 use regex::Regex;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// A series without labels is none, and neither is one without this label.
 const NAME: &str = "__name__";
+
+/// A change of the labels of series, as Prometheus' `write_relabel_configs`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelabelConfig {
+    #[serde(default)]
+    pub action: Action,
+    /// Labels whose values are joined to a text.
+    #[serde(default)]
+    pub source_labels: Vec<String>,
+    #[serde(default = "separator")]
+    pub separator: String,
+    /// The expression that must match all of the text.
+    #[serde(default = "everything")]
+    pub regex: String,
+    /// The label that gets a value.
+    #[serde(default)]
+    pub target_label: String,
+    /// The value, in which `$1` stands for a group of `regex`.
+    #[serde(default = "first_group")]
+    pub replacement: String,
+}
+
+/// The kind of change that a [`RelabelConfig`] makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Sets `target_label` to `replacement` if the text matches.
+    #[default]
+    Replace,
+    /// Keeps series whose text matches, and no others.
+    Keep,
+    /// Keeps series whose text does not match.
+    Drop,
+    /// Keeps labels whose names match, and no others.
+    Labelkeep,
+    /// Removes labels whose names match.
+    Labeldrop,
+    /// Gives the values of labels whose names match to the labels `replacement`.
+    Labelmap,
+    Lowercase,
+    Uppercase,
+}
 
 /// Rules that are applied one after the other.
 #[derive(Debug)]
@@ -19,6 +62,45 @@ struct Rule {
 }
 
 type Pairs = BTreeMap<String, String>;
+
+fn separator() -> String {
+    ";".to_owned()
+}
+
+fn everything() -> String {
+    "(.*)".to_owned()
+}
+
+fn first_group() -> String {
+    "$1".to_owned()
+}
+
+impl RelabelConfig {
+    pub(super) fn check(&self, key: &str) -> Result<(), InvalidValue> {
+        if let Err(error) = self.pattern() {
+            let last = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
+            return InvalidValue::of(&format!("{key}.regex"), &format!("is no regular expression: {last}"));
+        }
+        match self.action {
+            Action::Keep | Action::Drop if self.source_labels.is_empty() => {
+                InvalidValue::of(&format!("{key}.source_labels"), "must be set: it would keep all series or none")
+            }
+            // A group of the expression may stand in it.
+            Action::Replace if !is_label(&self.target_label) && !self.target_label.contains('$') => {
+                InvalidValue::of(&format!("{key}.target_label"), "must be the name of a label")
+            }
+            Action::Lowercase | Action::Uppercase if !is_label(&self.target_label) => {
+                InvalidValue::of(&format!("{key}.target_label"), "must be the name of a label")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the expression, which must match all of a text.
+    pub(crate) fn pattern(&self) -> Result<Regex, regex::Error> {
+        Regex::new(&format!("^(?s:{})$", self.regex))
+    }
+}
 
 impl Relabeling {
     pub(crate) fn new(configs: &[RelabelConfig]) -> Result<Self, regex::Error> {
@@ -87,6 +169,12 @@ impl Rule {
         }
         true
     }
+}
+
+/// Returns whether a text is the name of a label.
+pub(crate) fn is_label(name: &str) -> bool {
+    let is_first = |c: char| c.is_ascii_alphabetic() || c == '_';
+    name.starts_with(is_first) && name.chars().all(|c| is_first(c) || c.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a request is made of, and what its answer means, in any protocol.
+//! Requests and the meaning of their answers, in all protocols.
 
 use super::destination::{Destination, Protocol, Version};
 use super::otlp::{self, OtlpPart, Starts};
@@ -41,7 +41,7 @@ pub(super) struct ReadyRequest {
     pub(super) example: Option<Labels>,
 }
 
-/// What an answer means.
+/// The meaning of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The server took some samples, and refuses the others for good. `reason`: a word; `why`: a sentence.

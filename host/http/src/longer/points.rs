@@ -42,14 +42,19 @@ impl LongerPoints {
         if ids.len() > MOST_INSTANCES {
             return failed(&format!("it is asked for at most {MOST_INSTANCES} instances at a time"));
         }
-        let mut answers = Vec::new();
-        for question in questions {
-            let asked = LongQuery { query: question, start_ms, end_ms, step_ms: query.step_ms };
-            match database.ask(asked).await {
-                Ok(series) => answers.push(series),
-                Err(why) => return failed(&why),
+        // However many questions there are, nobody waits longer than for one.
+        let asked = tokio::time::timeout(database.longest(), async {
+            let mut answers = Vec::new();
+            for question in questions {
+                let asked = LongQuery { query: question, start_ms, end_ms, step_ms: query.step_ms };
+                answers.push(database.ask(asked).await?);
             }
-        }
+            Ok(answers)
+        });
+        let answers = match asked.await.unwrap_or_else(|_| Err("it did not answer in time".to_owned())) {
+            Ok(answers) => answers,
+            Err(why) => return failed(&why),
+        };
         let (name, step_ms, engine) = (database.name().to_owned(), query.step_ms, app.engine.clone());
         let made = move || {
             let mut by_id: HashMap<&str, Vec<&LongSeries>> = HashMap::new();
@@ -107,7 +112,7 @@ impl LongerPoints {
     }
 }
 
-/// What a database is asked.
+/// The questions to a database.
 struct Plan {
     /// The time from which on the points of each instance are those of this host.
     begins: HashMap<InstanceId, i64>,

@@ -25,7 +25,7 @@ pub(super) enum PointKind {
     Summary,
 }
 
-/// What a data point says of a time.
+/// A data point: the value of a stream at one time.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Point {
     /// None: of a gauge.

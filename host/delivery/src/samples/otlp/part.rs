@@ -61,13 +61,13 @@ struct Piece {
     samples: Vec<(i64, f64)>,
 }
 
-/// What a series says within its stream.
+/// The meaning of a series within its stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Role {
     Value,
-    /// Of a histogram: the values up to a bound.
+    /// A bucket of a histogram, with its upper bound.
     Bucket(f64),
-    /// Of a summary.
+    /// A quantile of a summary.
     Quantile(f64),
     Sum,
     Count,
@@ -76,7 +76,7 @@ enum Role {
 /// Samples of a series that were not looked at yet.
 type RestOfSamples = Peekable<IntoIter<(i64, f64)>>;
 
-/// What the series of a histogram or a summary say of one time.
+/// The values that the series of a histogram or a summary have at one time.
 #[derive(Debug, Default)]
 struct Composite {
     is_stale: bool,

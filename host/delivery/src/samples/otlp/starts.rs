@@ -29,9 +29,9 @@ const MOST_MISSING_MS: i64 = 600_000;
 /// The beginnings of the counters that a server gets, by a number of their labels.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
-    /// As of the end of the last window that was sent.
+    /// The counters as of the end of the last window that was sent.
     known: HashMap<u64, Counter>,
-    /// What the window under way changes.
+    /// The counters that have samples in the window under way, as of its end.
     changes: HashMap<u64, Counter>,
     /// The end of that window. None: nothing is known.
     until_ms: Option<i64>,
