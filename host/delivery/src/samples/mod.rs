@@ -268,7 +268,7 @@ impl SampleDelivery {
                             let span_ms = window.end.saturating_sub(window.start).max(1) as u64;
                             let per_second = (bytes as u64).saturating_mul(1000) / span_ms;
                             self.progress.bytes_per_second.store(per_second, Ordering::Relaxed);
-                            self.outbox(move |outbox| outbox.sent(window.end, samples)).await?;
+                            self.outbox(move |outbox| outbox.sent(&window, samples)).await?;
                         }
                     }
                 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The most samples of a window, about. They are not in memory at the same time.
 const WINDOW_SAMPLES: usize = 20_000_000;
 
-/// Windows up to this length have about as many samples as the one before.
+/// Windows up to this length have about as many samples as the one before, unless that was much shorter.
 const SHORT_MS: i64 = 10_000;
 
 /// An instance has about so many series in one part of a window.
@@ -74,6 +74,8 @@ pub(super) struct Outbox {
     reach_ms: i64,
     /// The most samples of the last windows, where older ones count less.
     most_samples: f64,
+    /// The length of the last window; 0 at first.
+    last_ms: i64,
     /// Windows since the server last asked for smaller requests.
     windows: u32,
 }
@@ -100,6 +102,7 @@ impl Outbox {
             max_samples,
             reach_ms: 0,
             most_samples: 0.0,
+            last_ms: 0,
             windows: 0,
         })
     }
@@ -156,7 +159,8 @@ impl Outbox {
         };
         self.reach_ms = self.reach_ms.max(usual_ms).clamp(1000, LONGEST_WINDOW_MS);
         let mut window = from_ms..complete_ms.min(from_ms.saturating_add(self.reach_ms));
-        if window.end == complete_ms && window.end - from_ms <= SHORT_MS {
+        let is_usual = window.end - from_ms <= SHORT_MS.min(self.last_ms.saturating_mul(2));
+        if window.end == complete_ms && is_usual {
             // To count them would cost as much as to read them.
             return Plan::Send(window, self.parts(self.most_samples as usize));
         }
@@ -220,9 +224,6 @@ impl Outbox {
             None => self.list(from_ms),
         };
         let catalogue = self.catalogue.insert(catalogue);
-        if self.most_samples == 0.0 {
-            self.most_samples = catalogue.len() as f64;
-        }
         if self.format.has_metadata() {
             catalogue.read_metadata(&*self.history);
         }
@@ -270,11 +271,12 @@ impl Outbox {
         self.max_samples
     }
 
-    /// Notes that a window was sent, up to a time, and how many samples it had.
-    pub(super) fn sent(&mut self, until_ms: i64, samples: usize) {
+    /// Notes that a window was sent, and how many samples it had.
+    pub(super) fn sent(&mut self, window: &Range<i64>, samples: usize) {
         self.catalogue.iter_mut().for_each(Catalogue::sent);
-        self.starts.sent(until_ms);
+        self.starts.sent(window.end);
         self.most_samples = (self.most_samples * FADES).max(samples as f64);
+        self.last_ms = window.end.saturating_sub(window.start);
         self.windows += 1;
         if self.windows >= SMALL_WINDOWS && self.max_samples < self.config.max_samples {
             (self.max_samples, self.windows) = ((self.max_samples * 2).min(self.config.max_samples), 0);
