@@ -222,7 +222,8 @@ fn a_sampler_that_never_gave_a_sample_degrades_health_with_the_reason() {
 #[test]
 fn a_plugin_that_cannot_be_compiled_within_the_address_space_limit_fails_and_names_it() {
     let slow = components::slow_to_compile(20_000);
-    let host = Host::start_as(with_ulimit("-v 1000000"), "", &[("slow", &slow)]);
+    let patient = "plugins.slow.limits.compile_time = '10m'\n";
+    let host = Host::start_as(with_ulimit("-v 1000000"), patient, &[("slow", &slow)]);
     let page = host.until("/v1/plugins/slow", |page| page.json()["state"] == "failed").json();
     let reason = page["last_failure"]["reason"].as_str().unwrap();
     assert_eq!(

@@ -69,7 +69,10 @@ fn alertmanager_gets_each_alert_once_groups_it_and_hears_of_its_end() {
     let own = json!({ "alertname": "Long", "id": "app", "instance": "me", "job": "dropsonde", "region": "eu",
         "sampler": "scrape", "severity": "page", "zone": alerts[0]["labels"]["zone"] });
     assert_eq!(alerts[0]["labels"], own, "a label of the alert wins over one of the host");
-    assert_eq!(alerts[0]["generatorURL"], "https://me.example/x/graph?g0.expr=last_over_time%28queue%5B10s%5D%29%20%3E%205&g0.tab=1");
+    assert_eq!(
+        alerts[0]["generatorURL"],
+        "https://me.example/x/graph?g0.expr=last_over_time%28queue%5B10s%5D%29%20%3E%205&g0.tab=1"
+    );
     // A firing alert ends by itself after four times the time between two sends.
     let at = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let left = at(&alerts[0]["endsAt"]).as_second() - at(&alerts[0]["updatedAt"]).as_second();

@@ -251,9 +251,9 @@ fn cargo(args: impl Iterator<Item = impl AsRef<std::ffi::OsStr>>) -> Result<()> 
 
 fn cargo_command() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Many tests wait for a host more than they compute.
+    // Tests wait for hosts more than they compute, and bear a machine that is busy.
     if let (Ok(cores), None) = (std::thread::available_parallelism(), std::env::var_os("RUST_TEST_THREADS")) {
-        cargo.env("RUST_TEST_THREADS", (cores.get() + 3).to_string());
+        cargo.env("RUST_TEST_THREADS", (cores.get() * 4).to_string());
     }
     cargo
 }

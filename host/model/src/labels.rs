@@ -62,8 +62,15 @@ pub fn is_text(text: &str) -> bool {
 
 /// Returns the pairs of a text that [`Labels::as_text`] returned.
 pub fn pairs_of_text(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let mut words = text.split_terminator(END);
-    std::iter::from_fn(move || Some((words.next()?, words.next()?)))
+    let mut rest = text;
+    // Words are short: looking at their bytes costs less than starting a search for a character.
+    let mut word = move || {
+        let end = rest.bytes().position(|byte| byte == END as u8)?;
+        let (word, behind) = rest.split_at_checked(end)?;
+        rest = behind.get(1..)?;
+        Some(word)
+    };
+    std::iter::from_fn(move || Some((word()?, word()?)))
 }
 
 /// Returns whether a text is a valid label key.

@@ -180,11 +180,16 @@ impl Store {
 
     /// Seals up to `most` blocks whose time is over. Returns how many it sealed.
     pub fn seal(&self, now_ms: i64, most: usize) -> usize {
-        let seal = |frame: Arc<Frame>| {
+        Self::seal_in(&self.all_frames(), now_ms, most)
+    }
+
+    /// Seals up to `most` blocks of some frames, one of a frame at most.
+    pub(crate) fn seal_in(frames: &[Arc<Frame>], now_ms: i64, most: usize) -> usize {
+        let seal = |frame: &Arc<Frame>| {
             let open = frame.to_seal(now_ms)?;
             frame.replace(frame.seal(&open)?).then_some(())
         };
-        self.all_frames().into_iter().filter_map(seal).take(most).count()
+        frames.iter().filter_map(seal).take(most).count()
     }
 
     /// Returns the frames of an instance; none if the instance was never measured.

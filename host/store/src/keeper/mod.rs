@@ -183,10 +183,12 @@ impl Keeper {
         self.take_changes();
         let frames = self.store.all_frames();
         let most = SEALED.max(frames.len() / 30);
-        let sealed = self.store.seal(now_ms, most);
+        let sealed = Store::seal_in(&frames, now_ms, most);
         let flushed = self.flush(&frames, now_ms);
         if flushed.is_some() {
-            self.tidy(&frames, now_ms);
+            // Rows that wait to be sealed would be written to a new log once more.
+            let is_log_renewed = sealed < most;
+            self.tidy(&frames, now_ms, is_log_renewed);
         }
         self.make_room(&frames);
         self.make_room_on_disk(&frames, now_ms);
@@ -310,10 +312,10 @@ impl Keeper {
         trusted_ms
     }
 
-    /// Merges partitions whose time is over, and begins a new log.
-    fn tidy(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
+    /// Merges partitions whose time is over, and begins a new log where that is wanted and worth it.
+    fn tidy(&mut self, frames: &[Arc<Frame>], now_ms: i64, is_log_renewed: bool) {
         let Some(archive) = &mut self.archive else { return };
-        if frames.iter().all(|frame| frame.to_seal(now_ms).is_none()) {
+        if is_log_renewed {
             archive.renew_log(frames.iter().map(|frame| frame.open_rows()).sum());
         }
         // After an error, or if there was nothing to merge, wait before the next try.

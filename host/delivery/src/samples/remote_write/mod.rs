@@ -17,6 +17,9 @@ use request::RequestBuilder;
 const SAMPLE_BYTES: usize = 18;
 const LABELS_BYTES: usize = 250;
 
+/// Samples of a series in a full request, at least, of history that is caught up with.
+const SAMPLES_OF_SERIES: usize = 32;
+
 const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
 
 /// The header in which a server of version 2 tells how many samples it wrote.
@@ -88,7 +91,9 @@ fn is_refusal(status: StatusCode) -> bool {
 
 impl RemoteWritePart {
     pub(super) fn new(version: Version, max_samples: usize) -> Self {
-        Self { version, max_samples, ready: Vec::new(), open: RequestBuilder::new(version), example: None }
+        let room = bytes(max_samples, max_samples / SAMPLES_OF_SERIES).min(REQUEST_BYTES);
+        let open = RequestBuilder::new(version, room);
+        Self { version, max_samples, ready: Vec::new(), open, example: None }
     }
 
     /// Adds samples of a series, ascending in time.
@@ -105,7 +110,8 @@ impl RemoteWritePart {
     }
 
     fn close(&mut self) -> Result<(), snap::Error> {
-        let full = std::mem::replace(&mut self.open, RequestBuilder::new(self.version));
+        let next = RequestBuilder::new(self.version, 0);
+        let full = std::mem::replace(&mut self.open, next);
         let (samples, example) = (full.samples, self.example.take());
         self.ready.push(ReadyRequest { samples, body: Bytes::from(full.finish()?), example });
         Ok(())

@@ -5,16 +5,16 @@
 use super::super::destination::Version;
 use super::super::protobuf::{KEY, begin_message, message_len, put_message, put_text, put_varint};
 use super::super::request::SentSeries;
-use bytes::BufMut as _;
 use dropsonde_model::Labels;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encode_varint, encoded_len_varint};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// A double with its key.
 const DOUBLE: usize = KEY + 8;
 
-/// The longest sample with its key and its length: a time has at most ten bytes.
-const LONGEST_SAMPLE: usize = KEY + 1 + DOUBLE + KEY + 10;
+/// Times whose varint has six bytes, in milliseconds: those from 1971 to 2109.
+const USUAL_TIMES: Range<u64> = 1 << 35..1 << 42;
 
 /// Collects the series of a request.
 #[derive(Debug)]
@@ -32,8 +32,9 @@ struct Symbols {
 }
 
 impl RequestBuilder {
-    pub(super) fn new(version: Version) -> Self {
-        Self { series: Vec::new(), samples: 0, symbols: (version == Version::V2).then(Symbols::new) }
+    /// Returns an empty one with room for some bytes.
+    pub(super) fn new(version: Version, bytes: usize) -> Self {
+        Self { series: Vec::with_capacity(bytes), samples: 0, symbols: (version == Version::V2).then(Symbols::new) }
     }
 
     /// Returns about how many bytes the request has, before it is compressed.
@@ -51,17 +52,7 @@ impl RequestBuilder {
         }
         self.series.reserve(samples);
         for (at_ms, value) in at_ms.iter().zip(values) {
-            // Written to its place in one piece: nearly all bytes of a request are samples.
-            let mut sample = [0; LONGEST_SAMPLE];
-            let mut rest = &mut sample[..];
-            encode_key(2, WireType::LengthDelimited, &mut rest);
-            encode_varint(sample_len(*at_ms) as u64, &mut rest);
-            encode_key(1, WireType::SixtyFourBit, &mut rest);
-            rest.put_f64_le(*value);
-            encode_key(2, WireType::Varint, &mut rest);
-            encode_varint(*at_ms as u64, &mut rest);
-            let len = LONGEST_SAMPLE - rest.len();
-            self.series.extend_from_slice(sample.get(..len).unwrap_or_default());
+            put_sample(*at_ms, *value, &mut self.series);
         }
     }
 
@@ -78,9 +69,31 @@ impl RequestBuilder {
     }
 }
 
-/// Returns the length of a sample.
+/// Returns the length of a sample, which fits into one byte.
 fn sample_len(at_ms: i64) -> usize {
     DOUBLE + KEY + encoded_len_varint(at_ms as u64)
+}
+
+/// Writes a sample with its key. Nearly all bytes of a request are samples, so usual times are written in one piece of a
+/// length that the compiler knows.
+fn put_sample(at_ms: i64, value: f64, into: &mut Vec<u8>) {
+    const fn key(number: u8, wire: WireType) -> u8 {
+        (number << 3) | wire as u8
+    }
+    let at = at_ms as u64;
+    into.extend_from_slice(&[
+        key(2, WireType::LengthDelimited),
+        sample_len(at_ms) as u8,
+        key(1, WireType::SixtyFourBit),
+    ]);
+    into.extend_from_slice(&value.to_le_bytes());
+    into.push(key(2, WireType::Varint));
+    if USUAL_TIMES.contains(&at) {
+        let seven = |nth: u32| (at >> (7 * nth)) as u8 | 0x80;
+        into.extend_from_slice(&[seven(0), seven(1), seven(2), seven(3), seven(4), (at >> 35) as u8]);
+    } else {
+        encode_varint(at, into);
+    }
 }
 
 /// Writes a `TimeSeries` of version 1 up to its samples, which have `samples` bytes.
@@ -163,13 +176,13 @@ mod tests {
     }
 
     fn request<M: Message + Default>(version: Version, metadata: Option<&Metadata>) -> M {
-        let mut builder = RequestBuilder::new(version);
+        let mut builder = RequestBuilder::new(version, 0);
         for number in [1, 200] {
             let labels = labels(number);
             let series = SentSeries { labels: &labels, metric_type: MetricType::Counter, metadata };
-            builder.add(series, &[-5, 0, 1_700_000_000_123], &[1.5, 0.0, STALE]);
+            builder.add(series, &TIMES, &VALUES);
         }
-        assert_eq!(builder.samples, 6);
+        assert_eq!(builder.samples, 12);
         let bytes = snap::raw::Decoder::new().decompress_vec(&builder.finish().unwrap()).unwrap();
         M::decode(&bytes[..]).unwrap()
     }
@@ -178,7 +191,13 @@ mod tests {
         all.iter().map(|sample| (sample.timestamp, sample.value.to_bits())).collect()
     }
 
-    const SENT: [(i64, u64); 3] = [(-5, 0x3ff8_0000_0000_0000), (0, 0), (1_700_000_000_123, 0x7ff0_0000_0000_0002)];
+    /// Among them the first and the last of those that are written in one piece, and their neighbours.
+    const TIMES: [i64; 6] = [-5, 0, (1 << 35) - 1, 1 << 35, (1 << 42) - 1, 1 << 42];
+    const VALUES: [f64; 6] = [1.5, 0.0, -2.5, 1e300, 7.25, STALE];
+
+    fn sent() -> Vec<(i64, u64)> {
+        TIMES.into_iter().zip(VALUES.map(f64::to_bits)).collect()
+    }
 
     #[test]
     fn a_request_of_version_1_has_sorted_labels_and_exact_samples() {
@@ -187,7 +206,7 @@ mod tests {
         for (series, number) in request.timeseries.iter().zip([1, 200]) {
             let pairs: Vec<_> = series.labels.iter().map(|label| (&*label.name, &*label.value)).collect();
             assert_eq!(pairs, labels(number).iter().collect::<Vec<_>>());
-            assert_eq!(samples(&series.samples), SENT);
+            assert_eq!(samples(&series.samples), sent());
         }
     }
 
@@ -201,7 +220,7 @@ mod tests {
         for (series, number) in request.timeseries.iter().zip([1, 200]) {
             let pairs: Vec<_> = series.labels_refs.chunks(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect();
             assert_eq!(pairs, labels(number).iter().collect::<Vec<_>>());
-            assert_eq!(samples(&series.samples), SENT);
+            assert_eq!(samples(&series.samples), sent());
             let about = series.metadata.as_ref().unwrap();
             assert_eq!((about.metric_type, text(&about.help_ref), about.unit_ref), (1, "Requests.", 0));
         }
