@@ -97,7 +97,7 @@ fn main() {
             ));
             url = format!("http://{address}/api/v1/write");
         }
-        // What a host does with the same history and nobody to send it to: it reads the log and merges files.
+        // A host with the same history and nobody to send it to works, too: it reads the log and merges files.
         let alone = {
             let host = start_host(&with_history(path, &format!("alone{through}")), "");
             std::thread::sleep(ALONE);

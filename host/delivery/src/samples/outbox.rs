@@ -74,7 +74,7 @@ pub(super) struct Outbox {
     reach_ms: i64,
     /// The most samples of the last windows, where older ones count less.
     most_samples: f64,
-    /// The length of the last window; 0 at first.
+    /// The length of the last window that had samples; 0 at first.
     last_ms: i64,
     /// Windows since the server last asked for smaller requests.
     windows: u32,
@@ -276,7 +276,9 @@ impl Outbox {
         self.catalogue.iter_mut().for_each(Catalogue::sent);
         self.starts.sent(window.end);
         self.most_samples = (self.most_samples * FADES).max(samples as f64);
-        self.last_ms = window.end.saturating_sub(window.start);
+        if samples > 0 {
+            self.last_ms = window.end.saturating_sub(window.start);
+        }
         self.windows += 1;
         if self.windows >= SMALL_WINDOWS && self.max_samples < self.config.max_samples {
             (self.max_samples, self.windows) = ((self.max_samples * 2).min(self.config.max_samples), 0);

@@ -187,8 +187,10 @@ impl Keeper {
         let flushed = self.flush(&frames, now_ms);
         if flushed.is_some() {
             // Rows that wait to be sealed would be written to a new log once more.
-            let is_log_renewed = sealed < most;
-            self.tidy(&frames, now_ms, is_log_renewed);
+            if sealed < most {
+                self.renew_log(&frames);
+            }
+            self.merge(&frames, now_ms);
         }
         self.make_room(&frames);
         self.make_room_on_disk(&frames, now_ms);
@@ -312,12 +314,16 @@ impl Keeper {
         trusted_ms
     }
 
-    /// Merges partitions whose time is over, and begins a new log where that is wanted and worth it.
-    fn tidy(&mut self, frames: &[Arc<Frame>], now_ms: i64, is_log_renewed: bool) {
-        let Some(archive) = &mut self.archive else { return };
-        if is_log_renewed {
+    /// Begins a new log if most rows of the old one are in blocks by now.
+    fn renew_log(&mut self, frames: &[Arc<Frame>]) {
+        if let Some(archive) = &mut self.archive {
             archive.renew_log(frames.iter().map(|frame| frame.open_rows()).sum());
         }
+    }
+
+    /// Merges partitions whose time is over.
+    fn merge(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
+        let Some(archive) = &mut self.archive else { return };
         // After an error, or if there was nothing to merge, wait before the next try.
         let waits = |last: i64| (0..PRUNE_MS).contains(&(now_ms - last));
         if !archive.is_merging() && self.merge_paused_ms.is_some_and(waits) {
