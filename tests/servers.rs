@@ -54,9 +54,10 @@ fn what_real_servers_expose_is_read_as_prometheus_reads_it_and_the_presets_find_
             !theirs.is_empty() && ours == theirs
         });
     }
-    let own = host.get("/v1/instances/host/usage").json();
-    let exported = host.get("/v1/instances/node/usage").json();
-    let limits = [&own, &exported].map(|usage| usage["memory_limit_mb"].as_f64().unwrap());
+    let limits = ["host", "node"].map(|id| {
+        // The row of a failed scrape has no values.
+        host.until_usage(id, |usage| usage["memory_limit_mb"].is_number())["memory_limit_mb"].as_f64().unwrap()
+    });
     assert!((limits[0] - limits[1]).abs() <= 1.0, "{limits:?}");
 }
 
