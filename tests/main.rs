@@ -28,6 +28,7 @@
 //! * `embedding`: the host as a part of another program, and the examples.
 //! * `procfs`, `scraping`, `bundled`: the bundled plugins, and `serve --demo`; `servers`: those plugins beside real
 //!   servers.
+//! * `packages`: the packages of the host, installed and run as users do.
 //! * `authoring`: from a plugin's template to a sample; `handbook`: its links, keys and configurations.
 
 #![allow(
@@ -69,6 +70,7 @@ mod operating;
 mod otlp;
 mod own_metrics;
 mod ownership;
+mod packages;
 mod pipes;
 mod procfs;
 mod prometheus;

@@ -29,7 +29,10 @@ const INTERVAL: f64 = 10.0;
 
 fn main() -> anyhow::Result<()> {
     let guest = Crate::at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/eight"))?;
-    let component = guest.build(&Toolchain::find_or_fetch(guest.target_dir())?, Network::Allowed)?;
+    let component = guest.build(
+        &Toolchain::find(guest.target_dir()).expect("`cargo dev setup` sets up a compiler for wasm"),
+        Network::Allowed,
+    )?;
     let alone = measure(&component, "no rules", "groups: []\n", 0.0)?;
     measure(&component, "10 000 rules, 8 series each", &of_instances(), alone)?;
     measure(&component, "10 000 alerting rules, 8 series each", &alerting(), alone)?;

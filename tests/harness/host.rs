@@ -117,6 +117,13 @@ impl Host {
         Self::spawn(Arc::new(TempDir::new().unwrap()), command, listen.to_owned())
     }
 
+    /// Starts a host by a whole command line, except for the address.
+    pub(crate) fn start_by(mut command: Command) -> Self {
+        let listen = "127.0.0.1:0";
+        command.args(["--listen", listen]);
+        Self::spawn(Arc::new(TempDir::new().unwrap()), command, listen.to_owned())
+    }
+
     fn spawn(folder: Arc<TempDir>, mut command: Command, listen: String) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));

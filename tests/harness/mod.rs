@@ -30,5 +30,5 @@ pub(crate) use prometheus::{Prometheus, prometheus_tool};
 pub(crate) use proxy::TestProxy;
 pub(crate) use remote_write::{ReceiverState, StrictReceiver};
 pub(crate) use server::{SocketServer, TestServer};
-pub(crate) use servers::{Nginx, Podman, Server};
+pub(crate) use servers::{Nginx, Podman, Server, tool};
 pub(crate) use wall_clock::SettableWallClock;

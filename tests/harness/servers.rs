@@ -42,6 +42,20 @@ impl Server {
         Self::start(command, folder)
     }
 
+    /// Starts a registry of images and plugins.
+    pub(crate) fn registry() -> Self {
+        let folder = TempDir::new().unwrap();
+        let config = format!(
+            "version: 0.1\nlog: {{ level: error }}\nhttp: {{ addr: '127.0.0.1:0' }}\n\
+             storage: {{ filesystem: {{ rootdirectory: '{}' }} }}\n",
+            folder.path().display()
+        );
+        fs::write(folder.path().join("config.yml"), config).unwrap();
+        let mut command = tool("docker-registry");
+        command.arg("serve").arg(folder.path().join("config.yml"));
+        Self::start(command, folder)
+    }
+
     /// Starts Alertmanager; none where it finds no templates. They must be at a fixed path, to which only a process that
     /// may mount can bring them.
     pub(crate) fn alertmanager() -> Option<Self> {
@@ -201,7 +215,8 @@ fn library_path() -> String {
     ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| root.join(path).display().to_string()).join(":")
 }
 
-fn tool(name: &str) -> Command {
+/// Returns the command for a program of those packages.
+pub(crate) fn tool(name: &str) -> Command {
     let root = unpacked();
     let found =
         ["usr/bin", "usr/sbin"].map(|folder| root.join(folder).join(name)).into_iter().find(|path| path.exists());

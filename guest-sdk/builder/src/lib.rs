@@ -5,7 +5,7 @@
 //! use dropsonde_builder::{Crate, Network, Toolchain};
 //!
 //! let plugin = Crate::at("my-plugin".as_ref())?;
-//! let toolchain = Toolchain::find_or_fetch(plugin.target_dir())?;
+//! let toolchain = Toolchain::find(plugin.target_dir()).expect("a compiler for wasm");
 //! let component = plugin.build(&toolchain, Network::Allowed)?;
 //! std::fs::write("my-plugin.wasm", component)?;
 //! # Ok(())
@@ -14,9 +14,8 @@
 //!
 //! # Layout
 //!
-//! * `toolchain`: finds or fetches a compiler for wasm.
-//! * `debian`: unpacks Debian packages into a private folder, without root.
-//! * `project`: a plugin's sources, in any language. `template`: new plugins.
+//! * `toolchain`: finds a compiler for wasm.
+//! * `project`: a plugin's sources, in any language. `template`: new plugins. `sdk`: the Rust SDK for them.
 //! * `plugin`: runs cargo for a plugin's crate. `script`: runs the tools for Python and JavaScript, with the
 //!   `contract`.
 //! * `component`: turns a core module into a component.
@@ -24,19 +23,18 @@
 
 mod component;
 mod contract;
-mod debian;
 mod plugin;
 mod progress;
 mod project;
 mod reuse;
 mod script;
+mod sdk;
 mod template;
 mod toolchain;
 
 pub use component::componentize;
-pub use debian::unpack as unpack_debian_packages;
 pub use plugin::{Crate, Network, remap_paths};
-pub use progress::step;
+pub use progress::{step, tell};
 pub use project::Project;
 pub use script::Script;
 pub use template::{Kind, Language, create};

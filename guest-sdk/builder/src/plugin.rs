@@ -92,12 +92,11 @@ impl Crate {
         built.into_iter().next().context("cargo built no component")
     }
 
-    /// Compiles several crates of one workspace at once, to be bundled: without paths of this machine, and without the
-    /// names of functions, which are up to a quarter of a component. Returns the components' bytes, in the same order.
+    /// Compiles several crates of one workspace at once, to be bundled: without the names of functions, which are up to a
+    /// quarter of a component. Returns the components' bytes, in the same order.
     pub fn bundle(crates: &[Self], toolchain: &Toolchain, network: Network) -> Result<Vec<Vec<u8>>> {
         let Some(first) = crates.first() else { return Ok(Vec::new()) };
         let mut cargo = cargo();
-        cargo.env("CARGO_ENCODED_RUSTFLAGS", remap_paths(&first.workspace).join("\x1f"));
         cargo.env("CARGO_PROFILE_RELEASE_STRIP", "true");
         build(cargo, crates, &first.target_dir.join("guests"), toolchain, network)
     }
@@ -121,7 +120,7 @@ impl Crate {
     }
 }
 
-/// Compiles crates of one workspace, and returns their components' bytes.
+/// Compiles crates of one workspace, and returns their components' bytes, which have no paths of this machine in them.
 fn build(
     mut cargo: Command,
     crates: &[Crate],
@@ -133,6 +132,8 @@ fn build(
     cargo.arg("--target-dir").arg(target_dir);
     if let Some(first) = crates.first() {
         cargo.arg("--manifest-path").arg(&first.manifest);
+        let remap = remap_paths(toolchain.root().into_iter().chain([first.workspace.as_path()]));
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", remap.join("\x1f"));
     }
     for built in crates {
         cargo.arg("--package").arg(&built.package);
@@ -149,15 +150,18 @@ fn build(
     crates.iter().map(|built| built.component(&output.stdout)).collect()
 }
 
-/// Returns flags for rustc that keep the paths of this machine out of what it compiles: those of a workspace become
-/// relative, and those of crates begin with the crate's name.
-pub fn remap_paths(workspace: &Path) -> Vec<String> {
+/// Returns flags for rustc that keep the paths of this machine out of what it compiles: those below the given folders
+/// and the user's own become relative, and those of crates begin with the crate's name.
+pub fn remap_paths<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.components().count() > 1);
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let cargo_home = cargo_home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let registries = cargo_home.map(|home| home.join("registry/src"));
-    let registries = registries.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
-    let folders = registries.map(|registry| registry.path()).chain([workspace.to_owned()]);
-    folders.map(|folder| format!("--remap-path-prefix={}=", folder.display())).collect()
+    let cargo_home = cargo_home.or_else(|| Some(home.as_ref()?.join(".cargo")));
+    let sources = cargo_home.map(|home| home.join("registry/src"));
+    let registries = sources.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+    let registries = registries.map(|registry| registry.path());
+    // The last one that matches counts.
+    let all = home.into_iter().chain(sources.clone()).chain(registries).chain(folders.into_iter().map(Path::to_owned));
+    all.map(|folder| format!("--remap-path-prefix={}=", folder.display())).collect()
 }
 
 /// Returns a cargo command without the environment of a cargo, rustc or clippy that may be running this process.

@@ -14,6 +14,6 @@ pub fn step<T, E>(what: impl Display, work: impl FnOnce() -> Result<T, E>) -> Re
 }
 
 /// Writes a line to standard error, which may have no reader.
-pub(crate) fn tell(line: impl Display) {
+pub fn tell(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,6 +1,6 @@
 use crate::script::Script;
-use crate::{Crate, Network, Toolchain};
-use anyhow::{Result, bail};
+use crate::{Crate, Network, TARGET, Toolchain};
+use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// A plugin's sources, in any language.
@@ -35,18 +35,16 @@ impl Project {
     }
 
     /// Builds the plugin and returns its component's bytes. A wasm toolchain for Rust is looked for in the given
-    /// folders, and fetched into the last one if none has it. In `cache`, what Rust plugins have in common is compiled
+    /// folders, too. In `cache`, what Rust plugins have in common is compiled
     /// once, unless the user chose a target directory, and components of other languages are kept.
     pub fn build(&self, toolchains: &[PathBuf], cache: Option<&Path>) -> Result<Vec<u8>> {
         match self {
             Self::Rust(plugin) => {
-                let known = std::iter::once(plugin.target_dir()).chain(toolchains.iter().map(PathBuf::as_path));
-                let found = known.clone().find_map(Toolchain::find);
-                let last = known.last().unwrap_or(plugin.target_dir());
-                let toolchain = match found {
-                    Some(found) => found,
-                    None => Toolchain::find_or_fetch(last)?,
-                };
+                let mut known = std::iter::once(plugin.target_dir()).chain(toolchains.iter().map(PathBuf::as_path));
+                let found = known.find_map(Toolchain::find);
+                let toolchain = found.with_context(|| {
+                    format!("cargo cannot compile for WebAssembly yet: run `rustup target add {TARGET}`")
+                })?;
                 let shared = cache.filter(|_| std::env::var_os("CARGO_TARGET_DIR").is_none());
                 match shared {
                     Some(cache) => plugin.build_in(&cache.join("rust"), &toolchain, Network::Allowed),

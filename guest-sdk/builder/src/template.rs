@@ -1,5 +1,6 @@
 //! New plugins: a project that builds and a recorded test case, in each supported language.
 
+use crate::sdk;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
@@ -60,8 +61,12 @@ impl Language {
     }
 }
 
-/// Writes a new plugin into a folder that does not exist yet. `sdk` is the folder of the Rust SDK.
-pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk: &Path) -> Result<()> {
+/// The folder of the SDK in a plugin that has its own.
+const OWN_SDK: &str = "dropsonde/guest-sdk";
+
+/// Writes a new plugin into a folder that does not exist yet. `sdk_at` is the folder of the Rust SDK; without it, a plugin
+/// in Rust gets its own.
+pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk_at: Option<&Path>) -> Result<()> {
     check_name(name, language)?;
     if folder.exists() {
         bail!("{} is there already; choose a folder that does not exist", folder.display());
@@ -70,18 +75,18 @@ pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk: &P
         Kind::Sampler => ("sampler-plugin", "The load average", SAMPLER_CASE),
         Kind::Source => ("source-plugin", "The number of open channels", SOURCE_CASE),
     };
-    let sdk = match language {
-        Language::Rust => sdk
+    let path = match sdk_at {
+        Some(sdk) => sdk
             .canonicalize()
             .ok()
             .filter(|sdk| sdk.join("Cargo.toml").is_file())
             .and_then(|sdk| sdk.to_str().map(str::to_owned))
-            .with_context(|| format!("the Rust SDK is not at {}; say where it is with --sdk DIR", sdk.display()))?,
-        Language::Python | Language::JavaScript => String::new(),
+            .with_context(|| format!("--sdk {}: the Rust SDK is not there", sdk.display()))?,
+        None => OWN_SDK.to_owned(),
     };
     let fill = |text: &str| {
         let text = text.replace("{{name}}", name).replace("{{about}}", about);
-        text.replace("{{world}}", world).replace("{{sdk}}", &sdk)
+        text.replace("{{world}}", world).replace("{{sdk}}", &path)
     };
     for (path, text) in language.files(kind).iter().chain(case) {
         let path = folder.join(path);
@@ -89,10 +94,11 @@ pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk: &P
             .and_then(|()| fs::write(&path, fill(text)))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    // If the SDK is in its own workspace, the plugin uses the versions that the SDK was tested with.
-    let lock = Path::new(&sdk).parent().map(|workspace| workspace.join("Cargo.lock"));
-    if let Some(lock) = lock.filter(|lock| language == Language::Rust && lock.is_file()) {
-        fs::copy(lock, folder.join("Cargo.lock")).context("cannot copy the SDK's Cargo.lock")?;
+    if language == Language::Rust {
+        sdk::write_lock(folder)?;
+        if sdk_at.is_none() {
+            sdk::write(&folder.join(OWN_SDK))?;
+        }
     }
     Ok(())
 }
@@ -119,10 +125,6 @@ fn check_name(name: &str, language: Language) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn sdk() -> std::path::PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-    }
-
     #[test]
     fn nothing_of_a_template_is_left_to_be_filled_in() {
         for language in [Language::Rust, Language::Python, Language::JavaScript] {
@@ -130,7 +132,7 @@ mod tests {
                 for (path, _) in language.files(kind) {
                     let folder = tempfile::tempdir().unwrap();
                     let plugin = folder.path().join("plugin");
-                    create(&plugin, "my-plugin", language, kind, &sdk()).unwrap();
+                    create(&plugin, "my-plugin", language, kind, None).unwrap();
                     let text = fs::read_to_string(plugin.join(path)).unwrap();
                     assert!(!text.contains("{{"), "{language:?} {path}: {text}");
                 }
@@ -141,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_there_stays_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        let made = create(folder.path(), "load", Language::Python, Kind::Sampler, &sdk());
+        let made = create(folder.path(), "load", Language::Python, Kind::Sampler, None);
         assert!(made.unwrap_err().to_string().contains("is there already"));
     }
 

@@ -1,6 +1,4 @@
-use crate::debian::Apt;
-use crate::progress::{step, tell};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,41 +21,25 @@ pub enum Toolchain {
 impl Toolchain {
     /// Looks for a toolchain. Downloads nothing.
     pub fn find(target_dir: &Path) -> Option<Self> {
-        Self::installed().or_else(|| Self::unpacked(&unpacked_root(target_dir)))
+        Self::installed().or_else(|| Self::unpacked(&Self::unpacked_root(target_dir)))
     }
 
-    /// Looks for a toolchain, and fetches what is missing: rustup's target if rustup can add it, otherwise Debian's
-    /// packages. Unpacked files stay under `target_dir`.
-    pub fn find_or_fetch(target_dir: &Path) -> Result<Self> {
-        if let Some(found) = Self::find(target_dir) {
-            found.fetch_library_crates()?;
-            return Ok(found);
+    /// Returns the folder that can have an unpacked toolchain: the one in DROPSONDE_WASM_TOOLCHAIN, or one below
+    /// `target_dir`.
+    pub fn unpacked_root(target_dir: &Path) -> PathBuf {
+        std::env::var_os(SHARED).map_or_else(|| target_dir.join("wasm-toolchain"), PathBuf::from)
+    }
+
+    /// Returns the folder of an unpacked toolchain, whose paths the library that it compiles would have in it.
+    pub(crate) fn root(&self) -> Option<&Path> {
+        match self {
+            Self::Installed { .. } => None,
+            Self::Unpacked { root } => Some(root),
         }
-        let by_rustup = step(format_args!("adding rustup's {TARGET} target"), add_target);
-        let why_not = match by_rustup {
-            Ok(()) => match Self::installed() {
-                Some(installed) => return Ok(installed),
-                None => anyhow!("rustup added the target to a different toolchain than the one that cargo uses"),
-            },
-            Err(error) => {
-                tell(format_args!("    {error:#}"));
-                error
-            }
-        };
-        let root = unpacked_root(target_dir);
-        step("unpacking Debian's Rust library source instead (about 115 MB to fetch, 0.7 GB on disk)", || {
-            fetch_debian(&root)
-        })
-        .with_context(|| {
-            format!("no compiler for {TARGET}: rustup could not add it ({why_not:#}); run `rustup target add {TARGET}` with network access")
-        })?;
-        let unpacked = Self::unpacked(&root).context("Debian's packages were unpacked, but contain no compiler")?;
-        unpacked.fetch_library_crates()?;
-        Ok(unpacked)
     }
 
     /// Fetches the crates of the standard library. A build without network must find them in cargo's cache.
-    fn fetch_library_crates(&self) -> Result<()> {
+    pub fn fetch_library_crates(&self) -> Result<()> {
         let Self::Unpacked { root } = self else { return Ok(()) };
         let mut cargo = crate::plugin::cargo();
         cargo.args(["fetch", "--locked", "--quiet", "--manifest-path"]);
@@ -103,7 +85,8 @@ impl Toolchain {
         Ok(())
     }
 
-    fn installed() -> Option<Self> {
+    /// Returns cargo's own compiler if it can compile for wasm.
+    pub fn installed() -> Option<Self> {
         let library = sysroot().ok()?.join("lib/rustlib").join(TARGET).join("lib");
         library.is_dir().then_some(Self::Installed { library })
     }
@@ -111,42 +94,6 @@ impl Toolchain {
     fn unpacked(root: &Path) -> Option<Self> {
         root.join("usr/bin/rustc").is_file().then(|| Self::Unpacked { root: root.to_owned() })
     }
-}
-
-fn unpacked_root(target_dir: &Path) -> PathBuf {
-    std::env::var_os(SHARED).map_or_else(|| target_dir.join("wasm-toolchain"), PathBuf::from)
-}
-
-fn add_target() -> Result<()> {
-    let output = Command::new("rustup").args(["target", "add", TARGET]).output().context("rustup is not installed")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        bail!("rustup says: {}", said.lines().find(|line| line.starts_with("error")).unwrap_or("it failed").trim());
-    }
-    Ok(())
-}
-
-fn fetch_debian(root: &Path) -> Result<()> {
-    let mut apt_folder = root.as_os_str().to_owned();
-    apt_folder.push(".apt");
-    let apt = Apt::in_folder(apt_folder.into())?;
-    apt.update()?;
-    // Package names contain versions (libstd-rust-web-1.96, libllvm22), so follow the dependencies that are parts of
-    // the compiler.
-    let is_part = |name: &String| name.starts_with("libstd-rust-web-") || name.starts_with("libllvm");
-    let mut packages = vec!["rustc-web".to_owned(), "rust-web-src".to_owned()];
-    let mut looked_at = 0;
-    while let Some(package) = packages.get(looked_at).cloned() {
-        looked_at += 1;
-        let depends = apt.dependencies(&package).with_context(|| format!("Debian's index offers no {package}"))?;
-        for part in depends.into_iter().filter(is_part) {
-            if !packages.contains(&part) {
-                packages.push(part);
-            }
-        }
-    }
-    apt.unpack(&packages, root)?;
-    apt.clean_up()
 }
 
 fn library_path(root: &Path) -> Result<PathBuf> {

@@ -1,12 +1,23 @@
-//! `dropsonde docs`: prints the handbook, without a host.
+//! `dropsonde docs` and `completions`: the handbook, manual pages, and what shells complete, without a host.
 
 use super::DocsArgs;
 use super::out::Out;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use clap::Command;
+use clap_complete::Shell;
 use dropsonde_http::handbook::{PAGES, page};
 use dropsonde_model::nearest::nearest;
+use std::fs;
+use std::io::Write as _;
 
-pub(super) fn docs(out: &mut Out, args: &DocsArgs) -> Result<()> {
+/// Prints a page or the list of pages, or writes manual pages of all commands of `cli`.
+pub(super) fn docs(out: &mut Out, args: &DocsArgs, cli: Command) -> Result<()> {
+    if let Some(folder) = &args.man {
+        fs::create_dir_all(folder)
+            .and_then(|()| clap_mangen::generate_to(cli.disable_help_subcommand(true), folder))
+            .with_context(|| format!("cannot write manual pages into {}", folder.display()))?;
+        return Ok(());
+    }
     let Some(name) = &args.page else {
         for page in PAGES {
             say!(out, "{:<16} {}", page.name, page.about());
@@ -20,4 +31,11 @@ pub(super) fn docs(out: &mut Out, args: &DocsArgs) -> Result<()> {
     };
     say!(out, "{}", page.text.trim_end());
     Ok(())
+}
+
+pub(super) fn completions(out: &mut Out, shell: Shell, mut cli: Command) -> Result<()> {
+    // Generated as a whole first: the generator panics if its reader has gone.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut cli, "dropsonde", &mut script);
+    Ok(out.write_all(&script)?)
 }

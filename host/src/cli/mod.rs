@@ -6,6 +6,7 @@ mod out;
 mod alerts;
 mod chart;
 mod client;
+mod config;
 mod docs;
 mod plugin;
 mod promql;
@@ -14,7 +15,7 @@ mod rules;
 mod serve;
 mod store;
 
-use crate::config::{Config, Listen, Size};
+use crate::config::{Config, ConfigFile, Listen, Size};
 use crate::host::compile_if_told;
 use crate::tracing::{self, LogFormat, LogOptions};
 use anyhow::Context as _;
@@ -107,8 +108,23 @@ enum Command {
     /// Check and test rule files of Prometheus' format
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Print the keys of the configuration with their defaults and meanings, as a file to begin with
+    ///
+    /// Examples:
+    ///   dropsonde config > dropsonde.toml
+    ///   dropsonde config store
+    ///   dropsonde config retention
+    #[command(verbatim_doc_comment)]
+    Config(ConfigArgs),
     /// Print a page of the handbook, or the list of pages
     Docs(DocsArgs),
+    /// Print completions for a shell
+    ///
+    /// Example: dropsonde completions bash > /etc/bash_completion.d/dropsonde
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,7 +148,8 @@ struct RuleFilesArgs {
 
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 struct ServeArgs {
-    /// Configuration file (TOML) [default: none; every key has a default]
+    /// Configuration file (TOML) [default: /etc/dropsonde/dropsonde.toml as root, else
+    /// $XDG_CONFIG_HOME/dropsonde/dropsonde.toml or ~/.config/dropsonde/dropsonde.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of plugins, NAME.wasm files [default: `plugins` in the data directory]
@@ -157,12 +174,27 @@ struct ServeArgs {
     /// Check the configuration, the files it names and the plugins, print all errors, and exit
     #[arg(long)]
     check: bool,
+    /// Print the configuration that would be in force, without secrets, and exit
+    #[arg(long, conflicts_with = "check")]
+    print_config: bool,
 }
 
 #[derive(Debug, Args)]
 struct DocsArgs {
     /// Page to print, such as `configuration` [default: list all pages]
     page: Option<String>,
+    /// Write manual pages of all commands, for `man`, into a folder
+    #[arg(long, value_name = "DIR", conflicts_with = "page")]
+    man: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Keys or tables, such as `store.retention`, `retention` or `store` [default: all keys]
+    key: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -253,7 +285,7 @@ enum ExportFormat {
 #[derive(Debug, Args)]
 struct DataArgs {
     /// The host's configuration file (TOML), from which the command learns the host's address, data directory and
-    /// tokens
+    /// tokens [default: the file that `serve` reads by default]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The host's data directory [default: /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde or
@@ -265,10 +297,8 @@ struct DataArgs {
 impl DataArgs {
     /// Returns the configuration that a host with these arguments has.
     fn config(&self) -> anyhow::Result<Config> {
-        let mut config = match &self.config {
-            Some(file) => Config::read(file)?,
-            None => Config::default(),
-        };
+        let file = ConfigFile::find(self.config.as_deref());
+        let mut config = file.as_ref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         if let Some(data) = &self.data {
             (config.data_dir, config.store.memory_only) = (Some(data.clone()), false);
         }
@@ -390,6 +420,7 @@ pub fn main() -> ExitCode {
         let misplaced = "options before the command are for `serve`: put them after the command";
         Cli::command().error(ErrorKind::ArgumentConflict, misplaced).exit();
     }
+    let is_implied = cli.command.is_none() && cli.serve == ServeArgs::default();
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
     // Commands that print data log only warnings and errors.
     let is_talkative = match &command {
@@ -416,7 +447,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         let out = &mut out;
         match command {
-            Command::Serve(args) => serve::serve(args, &log, out).await,
+            Command::Serve(args) => serve::serve(args, is_implied, &log, out).await,
             Command::Plugin(command) => command.execute(out).await,
             Command::Store(command) => store::execute(command, out).await,
             Command::Instances(args) => query::instances(args, out).await,
@@ -426,7 +457,9 @@ pub fn main() -> ExitCode {
             Command::Query(args) => promql::ask(args, out).await,
             Command::Alerts(args) => alerts::alerts(args, out).await,
             Command::Rules(command) => tokio::task::block_in_place(|| rules::rules(&command, out)),
-            Command::Docs(args) => docs::docs(out, &args),
+            Command::Config(args) => config::config(out, &args),
+            Command::Docs(args) => docs::docs(out, &args, Cli::command()),
+            Command::Completions { shell } => docs::completions(out, shell, Cli::command()),
         }
     });
     // Do not wait for plugins that are being compiled.

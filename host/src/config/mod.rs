@@ -2,10 +2,14 @@
 //! checked before use.
 //!
 //! Sections are defined beside the code that uses them: in [`dropsonde_engine::options`], [`dropsonde_http::options`],
-//! and `tracing` here. `change` says which keys can change while the host runs.
+//! and `tracing` here. `change` says which keys can change while the host runs, `reference` what the handbook says about
+//! each, `file` where they are read from, and `in_force` shows them all.
 
 mod alerting;
 mod change;
+mod file;
+pub(crate) mod in_force;
+pub(crate) mod reference;
 mod tracing;
 
 pub use alerting::AlertingConfig;
@@ -17,6 +21,8 @@ pub use dropsonde_engine::options::{
 };
 pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, TlsVersion};
 pub use dropsonde_model::{Size, Span};
+pub use file::ConfigFile;
+pub use reference::{ConfigKey, keys};
 pub use tracing::TracingConfig;
 
 use crate::bundled::{BUNDLED, DEMO};

@@ -7,9 +7,6 @@ use dropsonde_sandbox::replace::{SHARED, replace_file};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The checkout that built this binary. It has the SDK, and perhaps a toolchain.
-const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
 pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
     let language = match args.lang {
         PluginLanguageArg::Rust => builder::Language::Rust,
@@ -21,8 +18,7 @@ pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
         PluginKindArg::Source => builder::Kind::Source,
     };
     let folder = args.at.join(&args.name);
-    let sdk = args.sdk.clone().unwrap_or_else(|| Path::new(WORKSPACE).join("guest-sdk"));
-    create(&folder, &args.name, language, kind, &sdk)?;
+    create(&folder, &args.name, language, kind, args.sdk.as_deref())?;
     let name = &args.name;
     say!(out, "{}  a {} plugin", folder.display(), language_name(args.lang));
     say!(out, "next: cd {}", folder.display());
@@ -75,8 +71,9 @@ impl BuiltComponent {
     }
 }
 
-/// Returns the folders that can have a wasm toolchain. A toolchain that has to be fetched goes into the last one, where
-/// other plugins find it.
+/// Returns the folders that can have a wasm toolchain: cargo's target directory, if it has this binary in it. `cargo dev`
+/// puts one there.
 fn toolchains() -> Vec<PathBuf> {
-    std::iter::once(Path::new(WORKSPACE).join("target")).chain(user_cache()).collect()
+    let own = std::env::current_exe().ok();
+    own.iter().flat_map(|own| own.ancestors().skip(2).take(2)).map(Path::to_owned).collect()
 }

@@ -110,7 +110,7 @@ pub(super) struct NewArgs {
     /// Folder to create the plugin's folder in
     #[arg(long, value_name = "DIR", default_value = ".")]
     at: PathBuf,
-    /// Folder of the Rust SDK [default: guest-sdk in the checkout that built this binary]
+    /// Folder of the Rust SDK [default: the plugin gets its own]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }

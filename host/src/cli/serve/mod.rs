@@ -12,7 +12,7 @@ mod systemd;
 
 use super::ServeArgs;
 use super::out::{Out, aside};
-use crate::config::Config;
+use crate::config::{Config, ConfigFile, in_force};
 use crate::host::{Host, NOT_WRITTEN};
 use crate::reload::ReloadReport;
 use crate::tracing::{self, LogOptions};
@@ -24,7 +24,7 @@ use dropsonde_model::Right;
 use file_watcher::FileWatcher;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,8 +43,19 @@ const TOKENS_RETRY: Duration = Duration::from_secs(5);
 const FLUSH: Duration = Duration::from_secs(3);
 
 /// Serves until SIGINT (Ctrl-C) or SIGTERM; a second signal ends the host at once. SIGHUP reloads the configuration.
-pub(super) async fn serve(args: ServeArgs, log: &LogOptions, out: &mut Out) -> Result<()> {
+/// `is_implied` says that nothing on the command line asked for it.
+pub(super) async fn serve(args: ServeArgs, is_implied: bool, log: &LogOptions, out: &mut Out) -> Result<()> {
     let config = configuration(&args)?;
+    if args.print_config {
+        write!(out, "{}", in_force::text(config_file(&args).as_ref(), &config)?)?;
+        return Ok(());
+    }
+    if is_implied && io::stderr().is_terminal() {
+        aside(format_args!(
+            "no command: serving this machine's numbers on {}; Ctrl-C stops it, `dropsonde --help` lists all commands",
+            config.listen
+        ));
+    }
     check_address_space()?;
     // Handle SIGXFSZ, or it would kill the host: a write beyond RLIMIT_FSIZE then fails, and its caller goes on
     // without.
@@ -76,6 +87,7 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     if let Some(file) = config.http().token_file(Right::Read) {
         ::tracing::info!(file = %file.display(), "reading needs the token in this file");
     }
+    tell_places(args, &config);
     let mut watcher = FileWatcher::of(files(args, &config)).await;
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
     // The start may have created some of these files. Scripts replace files after the line that is printed next.
@@ -166,7 +178,7 @@ async fn reload(host: &Host, args: &ServeArgs, watcher: &mut FileWatcher) -> Rel
     // Note the files' state before the trial, so that a change during the trial counts.
     let all = |awaited: &BTreeSet<PathBuf>| named.iter().chain(awaited).cloned().collect();
     watcher.follow(all(&awaited), false).await;
-    let reload = host.reload_from(args.config.as_deref(), said).await;
+    let reload = host.reload_from(config_file(args).as_ref().map(ConfigFile::path), said).await;
     if reload.error.is_none() {
         awaited.clear();
     }
@@ -219,7 +231,33 @@ async fn follow_certificates(host: &Host) -> JoinSet<()> {
 
 /// Returns the configuration file and the files it names.
 fn files(args: &ServeArgs, config: &Config) -> Vec<PathBuf> {
-    args.config.iter().cloned().chain(config.named_files()).collect()
+    let file = config_file(args).map(|file| file.path().to_owned());
+    file.into_iter().chain(config.named_files()).collect()
+}
+
+/// Returns the configuration file. A demo has none.
+fn config_file(args: &ServeArgs) -> Option<ConfigFile> {
+    if args.demo { None } else { ConfigFile::find(args.config.as_deref()) }
+}
+
+/// Logs where this host reads and writes.
+fn tell_places(args: &ServeArgs, config: &Config) {
+    let file = config_file(args);
+    let configuration = match file.as_ref().map(ConfigFile::path) {
+        Some(path) if path.exists() => path.display().to_string(),
+        Some(path) => format!("defaults, until there is {}", path.display()),
+        None => "defaults".to_owned(),
+    };
+    let shown = |path: Option<PathBuf>| path.map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+    let token = |right| shown(config.http().token_file(right));
+    ::tracing::info!(
+        configuration,
+        data = shown(config.kept_dir()),
+        plugins = shown(config.plugins_folder()),
+        write_token = token(Right::Write),
+        admin_token = token(Right::Admin),
+        "starting"
+    );
 }
 
 /// Fails if the address space is too small. A host cannot handle a failed allocation: it would abort in the middle of
@@ -246,17 +284,19 @@ fn raise_open_files() {
 }
 
 fn configuration(args: &ServeArgs) -> Result<Config> {
-    let mut config = match &args.config {
-        Some(file) => Config::read(file)?,
+    let file = config_file(args);
+    let mut config = match &file {
+        Some(file) => file.read()?,
         None if args.demo => Config::demo()?,
         None => Config::default(),
     };
+    let file = file.as_ref().map(ConfigFile::path);
     let ServeArgs { listen, plugins, data, .. } = args.clone();
     config.listen = listen.unwrap_or(config.listen);
     config.insecure = args.insecure;
     config.plugins_dir = plugins.or(config.plugins_dir);
     if let Some(data) = data.as_ref().filter(|_| config.store.memory_only) {
-        let file = args.config.as_deref().unwrap_or(Path::new("the configuration")).display();
+        let file = file.unwrap_or(Path::new("the configuration")).display();
         bail!(
             "--data {} keeps history on disk, but `memory_only = true` in [store] of {file} writes nothing to disk; \
              remove one of them",
@@ -271,7 +311,7 @@ fn configuration(args: &ServeArgs) -> Result<Config> {
         [one] => Err(anyhow!("{one}")),
         all => Err(anyhow!("{} errors:\n- {}", all.len(), all.join("\n- "))),
     };
-    match &args.config {
+    match file {
         Some(file) => checked.with_context(|| file.display().to_string()),
         None => checked,
     }

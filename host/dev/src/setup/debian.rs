@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Downloads the named packages, without their dependencies, and unpacks all of them into `root`, or nothing.
-pub fn unpack(packages: &[&str], root: &Path) -> Result<()> {
+pub(super) fn unpack(packages: &[&str], root: &Path) -> Result<()> {
     let apt = Apt::in_folder(with_suffix(root, ".apt"))?;
     apt.update()?;
     apt.unpack(packages, root)?;
@@ -16,30 +16,30 @@ pub fn unpack(packages: &[&str], root: &Path) -> Result<()> {
 }
 
 /// apt-get, with all files that it writes in one folder.
-pub(crate) struct Apt {
+pub(super) struct Apt {
     folder: PathBuf,
 }
 
 impl Apt {
-    pub(crate) fn in_folder(folder: PathBuf) -> Result<Self> {
+    pub(super) fn in_folder(folder: PathBuf) -> Result<Self> {
         for name in ["lists/partial", "cache/archives/partial", "download"] {
             fs::create_dir_all(folder.join(name)).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         Ok(Self { folder })
     }
 
-    pub(crate) fn update(&self) -> Result<()> {
+    pub(super) fn update(&self) -> Result<()> {
         run(self.command("apt-get").args(["update", "-qq"])).map(drop)
     }
 
     /// Returns the names in a package's Depends field, without alternatives and versions.
-    pub(crate) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
+    pub(super) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
         let shown = run(self.command("apt-cache").args(["show", "--no-all-versions", package]))?;
         let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
         Ok(depends.split([',', '|']).filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect())
     }
 
-    pub(crate) fn unpack(&self, packages: &[impl AsRef<OsStr>], root: &Path) -> Result<()> {
+    pub(super) fn unpack(&self, packages: &[impl AsRef<OsStr>], root: &Path) -> Result<()> {
         let download = self.folder.join("download");
         run(self.command("apt-get").args(["download", "-qq"]).args(packages).current_dir(&download))?;
         let half = with_suffix(root, ".half");
@@ -59,7 +59,7 @@ impl Apt {
         fs::rename(&half, root).with_context(|| format!("cannot put {} in place", root.display()))
     }
 
-    pub(crate) fn clean_up(self) -> Result<()> {
+    pub(super) fn clean_up(self) -> Result<()> {
         fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
     }
 
