@@ -19,6 +19,7 @@
 //! * `shares`: limits per plugin; `ownership`: instances that several plugins discover.
 //! * `sandbox`: limits of plugins; `grants`: what plugins may read; `hostile`: plugins that misbehave; `compiling`:
 //!   plugins that take long to compile.
+//! * `configuration`: where it is found, and the commands that show it; `doctor`.
 //! * `lifecycle`: start, stop, configuration, saved state of plugins.
 //! * `reload`: plugins that are added, replaced and removed while the host runs.
 //! * `snapshot`: sources, events of applications, and the snapshot.
@@ -50,6 +51,7 @@ mod clients;
 mod clocks;
 mod commands;
 mod compiling;
+mod configuration;
 mod confined;
 mod dashboard;
 mod delivery;

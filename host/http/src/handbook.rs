@@ -15,8 +15,8 @@ macro_rules! pages {
 }
 
 /// All pages, in reading order.
-pub const PAGES: [HandbookPage; 32] = pages! {
-    "getting-started" "dashboard" "plugins" "granting" "running-plugins" "procfs" "scrape" "probe" "containers"
+pub const PAGES: [HandbookPage; 33] = pages! {
+    "install" "getting-started" "dashboard" "plugins" "granting" "running-plugins" "procfs" "scrape" "probe" "containers"
     "instances" "history" "streams" "snapshot" "series" "promql" "alerts" "remote-write" "otlp" "longer-history"
     "fleets" "prometheus" "api" "configuration" "commands" "operating" "security" "fair-shares" "tracing" "embedding"
     "troubleshooting" "glossary" "contributing"

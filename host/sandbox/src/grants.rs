@@ -1,4 +1,5 @@
 use crate::Need;
+use crate::Root;
 use crate::capability::dirs::Dirs;
 use crate::capability::env::Env;
 use crate::capability::files::Files;
@@ -24,7 +25,15 @@ pub struct BadGrant {
 
 impl Grants {
     pub fn new(granted: impl IntoIterator<Item = Need>) -> Result<Self, BadGrant> {
+        Self::beneath(None, granted)
+    }
+
+    /// Does the same for paths below a root.
+    pub fn beneath(root: Option<&Root>, granted: impl IntoIterator<Item = Need>) -> Result<Self, BadGrant> {
         let mut grants = Self::default();
+        if let Some(root) = root {
+            grants.files.begin_at(root.clone());
+        }
         for need in granted {
             let bad = |why: String| BadGrant { what: need.what().to_owned(), why };
             match &need {
@@ -39,6 +48,9 @@ impl Grants {
         if let Some(why) = grants.http.useless() {
             let network = grants.granted.iter().find(|need| matches!(need, Need::Http(_)));
             return Err(BadGrant { what: network.map(|need| need.what().to_owned()).unwrap_or_default(), why });
+        }
+        if let Some(root) = root {
+            grants.http.begin_at(root);
         }
         Ok(grants)
     }

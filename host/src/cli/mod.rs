@@ -8,6 +8,7 @@ mod chart;
 mod client;
 mod config;
 mod docs;
+mod doctor;
 mod plugin;
 mod promql;
 mod query;
@@ -116,6 +117,10 @@ enum Command {
     ///   dropsonde config retention
     #[command(verbatim_doc_comment)]
     Config(ConfigArgs),
+    /// Look for what is wrong on this machine: configuration, permissions, disk, clock, plugins, a running host
+    ///
+    /// Exits with 1 if something is wrong. Run it as the user that the host runs as.
+    Doctor(DoctorArgs),
     /// Print a page of the handbook, or the list of pages
     Docs(DocsArgs),
     /// Print completions for a shell
@@ -171,6 +176,10 @@ struct ServeArgs {
     /// Let other machines connect without TLS and read without a token
     #[arg(long)]
     insecure: bool,
+    /// Folder that plugins take for `/`, for a host in a container that measures its machine: grants and the paths that
+    /// plugins read are below it
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
     /// Check the configuration, the files it names and the plugins, print all errors, and exit
     #[arg(long)]
     check: bool,
@@ -186,6 +195,15 @@ struct DocsArgs {
     /// Write manual pages of all commands, for `man`, into a folder
     #[arg(long, value_name = "DIR", conflicts_with = "page")]
     man: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -458,6 +476,7 @@ pub fn main() -> ExitCode {
             Command::Alerts(args) => alerts::alerts(args, out).await,
             Command::Rules(command) => tokio::task::block_in_place(|| rules::rules(&command, out)),
             Command::Config(args) => config::config(out, &args),
+            Command::Doctor(args) => doctor::doctor(args, out).await,
             Command::Docs(args) => docs::docs(out, &args, Cli::command()),
             Command::Completions { shell } => docs::completions(out, shell, Cli::command()),
         }

@@ -41,7 +41,7 @@ impl ConfigChange {
         let mut kept: Vec<&'static str> = Vec::new();
         // Keys of resources that are opened, bound or sized at the start need a restart.
         section! { kept, before, &mut now => Config {
-            restart: [listen, data_dir, plugins_dir, compile_cache, insecure, is_demo, tracing],
+            restart: [listen, data_dir, plugins_dir, compile_cache, insecure, root, is_demo, tracing],
             live: [
                 labels, external_name, store, poll, stream, metrics, snapshot, query, rules, alerts, alerting, remote_write, otlp, read_through, http, auth, tls,
                 instances, plugins

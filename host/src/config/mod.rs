@@ -30,6 +30,7 @@ use dropsonde_delivery as delivery;
 use dropsonde_engine::{self as engine, memory};
 use dropsonde_http as http;
 use dropsonde_model::{InvalidValue, Labels};
+use dropsonde_sandbox::Root;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -80,6 +81,9 @@ pub struct Config {
     /// Lets other machines connect without TLS and read without a token. Only the command line sets it.
     #[serde(skip)]
     pub insecure: bool,
+    /// The folder that plugins take for `/`. Only the command line sets it.
+    #[serde(skip)]
+    pub root: Option<Root>,
     /// Whether the host shows made-up series. Only the command line sets it.
     #[serde(skip)]
     pub is_demo: bool,
@@ -168,6 +172,7 @@ impl Config {
             plugins: self.plugins.clone(),
             data_dir: self.kept_dir(),
             plugins_dir: self.plugins_folder(),
+            root: self.root.clone(),
             bundled: if self.is_demo { DEMO } else { BUNDLED },
             serving: self.http.bytes(memory),
         }
@@ -291,6 +296,7 @@ impl Default for Config {
             instances: Vec::new(),
             plugins: BTreeMap::new(),
             insecure: false,
+            root: None,
             is_demo: false,
         }
     }

@@ -31,7 +31,7 @@ pub use stream::StreamConfig;
 
 use crate::plugins::BundledPlugin;
 use dropsonde_model::{InvalidValue, Labels};
-use dropsonde_sandbox::Limits;
+use dropsonde_sandbox::{Limits, Root};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,6 +58,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// The folder with plugins' files. None: there is no such folder.
     pub plugins_dir: Option<PathBuf>,
+    /// The folder that plugins take for `/`. None: `/` itself.
+    pub root: Option<Root>,
     /// Plugins that come with the program.
     pub bundled: &'static [BundledPlugin],
     /// Bytes of memory that the server of the engine's data may come to need.

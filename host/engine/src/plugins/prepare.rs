@@ -151,10 +151,12 @@ pub(super) async fn start(
     if needs.len() > MOST_NEEDS && !is_bundled {
         return Err(RefusedVersion::TooManyNeeds(needs.len()));
     }
+    let root = engine.options.load().root.clone();
+    let granted = |needs: Vec<Need>| Grants::beneath(root.as_ref(), needs);
     let grants = match (&status.config.grants, &component.origin) {
-        (Some(grants), _) => Grants::new(grants.needs()),
+        (Some(grants), _) => granted(grants.needs().collect()),
         // It came with the binary, so it is granted what it needs with its configuration.
-        (None, ComponentOrigin::Bundled(_)) => Grants::new(needs.iter().cloned()),
+        (None, ComponentOrigin::Bundled(_)) => granted(needs.clone()),
         (None, ComponentOrigin::File(_) | ComponentOrigin::Native) => Ok(Grants::default()),
     };
     setup.grants = grants.map_err(RefusedVersion::Grants)?;

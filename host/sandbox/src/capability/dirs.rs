@@ -1,6 +1,7 @@
 //! Read-only directories, for plugins whose language reads files through WASI. Files are opened relative to the
 //! directory, so that neither symlinks nor `..` lead out of it.
 
+use super::files::Files;
 use std::path::{Component, Path, PathBuf};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
@@ -24,11 +25,12 @@ impl Dirs {
         is_plain && self.0.iter().any(|granted| wanted.starts_with(granted))
     }
 
-    /// Opens the granted directories that exist now, under their real paths.
-    pub(crate) fn show(&self, plugin: &str, wasi: &mut WasiCtxBuilder) {
+    /// Opens the granted directories that exist now, under their own paths. `files` knows where those lead.
+    pub(crate) fn show(&self, plugin: &str, files: &Files, wasi: &mut WasiCtxBuilder) {
         for path in &self.0 {
             let Some(name) = path.to_str() else { continue };
-            if let Err(error) = wasi.preopened_dir(path, name, FsPerms::ReadOnly) {
+            let leads_to = files.outside(path).unwrap_or_else(|| path.clone());
+            if let Err(error) = wasi.preopened_dir(leads_to, name, FsPerms::ReadOnly) {
                 tracing::warn!(
                     plugin,
                     path = name,

@@ -11,6 +11,7 @@ mod tests;
 
 pub(crate) use resolve::Resolver;
 
+use crate::root::Root;
 use glob::{MatchOptions, Pattern};
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -33,6 +34,7 @@ const MATCHING: MatchOptions =
 pub(crate) struct Files {
     globs: Vec<Glob>,
     resolver: Resolver,
+    root: Option<Root>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,14 +80,32 @@ pub(crate) type Page = (Vec<(String, EntryKind)>, Option<u64>);
 
 impl Default for Files {
     fn default() -> Self {
-        Self { globs: Vec::new(), resolver: Resolver::of_this_process() }
+        Self { globs: Vec::new(), resolver: Resolver::of_this_process(), root: None }
     }
 }
 
 impl Files {
     pub(crate) fn grant(&mut self, glob: &str) -> Result<(), String> {
-        self.globs.push(Glob::new(glob)?);
+        let resolved = |literal: &Path| self.real_path(literal);
+        self.globs.push(Glob::new(glob, resolved)?);
         Ok(())
+    }
+
+    /// Makes all paths those below a root. Call it before anything is granted.
+    pub(crate) fn begin_at(&mut self, root: Root) {
+        self.root = Some(root);
+    }
+
+    /// Returns where a path leads, as this process sees it.
+    pub(crate) fn outside(&self, path: &Path) -> Option<PathBuf> {
+        let handle = self.resolver.open(path, self.root.as_ref()).ok()?;
+        real_path(&handle).ok()
+    }
+
+    /// Returns where a path leads, as plugins see it.
+    fn real_path(&self, path: &Path) -> Option<PathBuf> {
+        let real = self.outside(path)?;
+        self.root.as_ref().map_or_else(|| Some(real.clone()), |root| root.inside(&real))
     }
 
     /// Returns whether everything that the wanted glob matches is granted: there is a grant with the same text, or the
@@ -203,8 +223,10 @@ impl Files {
         if !self.may_ask(path) {
             return Err(FileError::Denied);
         }
-        let handle = self.resolver.open(Path::new(path))?;
-        if self.allow(&real_path(&handle)?) { Ok(handle) } else { Err(FileError::Denied) }
+        let handle = self.resolver.open(Path::new(path), self.root.as_ref())?;
+        let real = real_path(&handle)?;
+        let real = self.root.as_ref().map_or_else(|| Some(real.clone()), |root| root.inside(&real));
+        if real.is_some_and(|real| self.allow(&real)) { Ok(handle) } else { Err(FileError::Denied) }
     }
 
     /// Returns whether a grant covers the path as written.
@@ -220,12 +242,13 @@ impl Files {
 // === impl Glob ===
 
 impl Glob {
-    fn new(glob: &str) -> Result<Self, String> {
+    /// `real_path` returns where a path leads.
+    fn new(glob: &str, real_path: impl Fn(&Path) -> Option<PathBuf>) -> Result<Self, String> {
         if !is_plain(Path::new(glob)) {
             return Err("it is not an absolute path without `..`".to_owned());
         }
         let as_written = Pattern::new(glob).map_err(|error| error.msg.to_owned())?;
-        Ok(Self { as_written, resolved: resolve(Path::new(glob)) })
+        Ok(Self { as_written, resolved: resolve(Path::new(glob), real_path) })
     }
 
     fn matches(&self, path: &Path) -> bool {
@@ -236,9 +259,9 @@ impl Glob {
 
 /// Returns the glob with the symlinks of its literal beginning resolved. None if that changes nothing or the beginning
 /// does not exist.
-fn resolve(glob: &Path) -> Option<Pattern> {
+fn resolve(glob: &Path, real_path: impl Fn(&Path) -> Option<PathBuf>) -> Option<Pattern> {
     let literal: PathBuf = glob.components().take_while(|part| !is_wild(&part.as_os_str().to_string_lossy())).collect();
-    let real = literal.canonicalize().ok().filter(|real| *real != literal)?;
+    let real = real_path(&literal).filter(|real| *real != literal)?;
     let rest = glob.strip_prefix(&literal).ok()?;
     let mut resolved = Pattern::escape(real.to_str()?);
     if !rest.as_os_str().is_empty() {

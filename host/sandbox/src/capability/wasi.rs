@@ -25,7 +25,7 @@ pub(crate) fn context(plugin: &str, grants: &Grants, inputs: &Inputs, log: &Arc<
         Inputs::Recorded(recording) => recording.show(&grants.env, &mut wasi),
         Inputs::Live | Inputs::RecordedBy(_) => {
             grants.env.show(&mut wasi);
-            grants.dirs.show(plugin, &mut wasi);
+            grants.dirs.show(plugin, &grants.files, &mut wasi);
         }
     }
     wasi.stdout(lines(Level::Info))

@@ -17,38 +17,18 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+/// A part of a check, with what is wrong there.
+pub(in crate::cli) struct CheckedPart {
+    pub(in crate::cli) name: &'static str,
+    pub(in crate::cli) wrong: Vec<anyhow::Error>,
+}
+
 /// Fails with all errors at once.
 pub(super) async fn check(config: &Config) -> Result<()> {
-    let mut wrong = Vec::new();
-    let mut note = |checked: Result<()>| wrong.extend(checked.err());
-    note(Tls::read(&config.tls).map(drop));
-    let engine = config.engine();
-    for file in config.http().token_files() {
-        note(check_token(config, &file));
-    }
-    note(check_listen(&config.listen));
-    for why in dropsonde_delivery::check(&config.delivery()) {
-        note(Err(anyhow!(why)));
-    }
-    for failure in rules::check(&engine.rules) {
-        note(Err(anyhow!("{}: {}", failure.file, failure.why)));
-    }
-    note(check_data(config));
-    let found = match &config.plugins_dir {
-        Some(folder) if !folder.is_dir() => {
-            Err(anyhow!("plugins_dir = {}: no such folder; create it, or name another", folder.display()))
-        }
-        _ => plugins::in_folder(engine.plugins_dir.as_deref(), &engine).map_err(anyhow::Error::from),
-    };
-    match found {
-        Err(error) => wrong.push(error),
-        Ok(found) => {
-            let known: BTreeSet<String> = found.iter().map(|component| component.name.clone()).collect();
-            wrong.extend(engine.unknown_names(&known, None).into_iter().map(|unknown| anyhow!("{}", unknown.why)));
-            wrong.extend(check_plugins(config, found).await?);
-        }
-    }
-    let mut wrong: Vec<String> = wrong.iter().map(|error| text::error(&**error)).collect();
+    let address = CheckedPart::new("address", check_listen(&config.listen));
+    let data = CheckedPart::new("data directory", check_unused(config));
+    let parts = [address, data].into_iter().chain(parts(config).await?);
+    let mut wrong: Vec<String> = parts.flat_map(|part| part.wrong).map(|error| text::error(&*error)).collect();
     match wrong.len() {
         0 => Ok(()),
         1 => bail!(wrong.pop().unwrap_or_default()),
@@ -60,6 +40,44 @@ pub(super) async fn check(config: &Config) -> Result<()> {
             bail!(all)
         }
     }
+}
+
+/// Checks everything that a running host does not change.
+pub(in crate::cli) async fn parts(config: &Config) -> Result<Vec<CheckedPart>> {
+    let engine = config.engine();
+    let tokens = config.http();
+    let tokens = tokens.token_files().filter_map(|file| check_token(config, &file).err());
+    let delivery = dropsonde_delivery::check(&config.delivery()).into_iter().map(|why| anyhow!(why));
+    let rules = rules::check(&engine.rules).into_iter();
+    Ok(vec![
+        CheckedPart::new("certificates", Tls::read(&config.tls).map(drop)),
+        CheckedPart { name: "tokens", wrong: tokens.collect() },
+        CheckedPart { name: "delivery", wrong: delivery.collect() },
+        CheckedPart {
+            name: "rules",
+            wrong: rules.map(|failure| anyhow!("{}: {}", failure.file, failure.why)).collect(),
+        },
+        CheckedPart::new("data directory", check_data(config)),
+        CheckedPart { name: "plugins", wrong: check_folder(config).await? },
+    ])
+}
+
+/// Checks the folder of plugins, and tries each of them.
+async fn check_folder(config: &Config) -> Result<Vec<anyhow::Error>> {
+    let engine = config.engine();
+    let found = match &config.plugins_dir {
+        Some(folder) if !folder.is_dir() => {
+            Err(anyhow!("plugins_dir = {}: no such folder; create it, or name another", folder.display()))
+        }
+        _ => plugins::in_folder(engine.plugins_dir.as_deref(), &engine).map_err(anyhow::Error::from),
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => return Ok(vec![error]),
+    };
+    let known: BTreeSet<String> = found.iter().map(|component| component.name.clone()).collect();
+    let unknown = engine.unknown_names(&known, None).into_iter().map(|unknown| anyhow!("{}", unknown.why));
+    Ok(unknown.chain(check_plugins(config, found).await?).collect())
 }
 
 fn check_token(config: &Config, file: &Path) -> Result<()> {
@@ -88,8 +106,8 @@ fn has_folder(file: &Path) -> Result<()> {
     if folder.is_dir() { Ok(()) } else { bail!("cannot create {}: no such folder", file.display()) }
 }
 
-/// Checks that history in the data directory can be opened or created.
-fn check_data(config: &Config) -> Result<()> {
+/// Checks that no host uses the data directory.
+fn check_unused(config: &Config) -> Result<()> {
     if config.store.memory_only {
         return Ok(());
     }
@@ -103,6 +121,15 @@ fn check_data(config: &Config) -> Result<()> {
     if is_in_use {
         bail!("{} is in use by a running host; choose another folder with --data, or stop that host", data.display());
     }
+    Ok(())
+}
+
+/// Checks that the data directory can be written to or created.
+fn check_data(config: &Config) -> Result<()> {
+    if config.store.memory_only {
+        return Ok(());
+    }
+    let data = config.data_dir()?;
     // The data directory, or the folder it would be created in.
     let place = data.ancestors().find(|place| place.exists()).unwrap_or(Path::new("."));
     let what = if place == data { "write to" } else { "create" };
@@ -131,4 +158,12 @@ async fn check_plugins(config: &Config, found: Vec<Component>) -> Result<Vec<any
         }
     }
     Ok(wrong)
+}
+
+// === impl CheckedPart ===
+
+impl CheckedPart {
+    fn new(name: &'static str, checked: Result<()>) -> Self {
+        Self { name, wrong: checked.err().into_iter().collect() }
+    }
 }

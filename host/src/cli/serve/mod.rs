@@ -4,9 +4,9 @@
 //! # Layout
 //!
 //! * `file_watcher`: notices changed files. `systemd`: notifies the service manager.
-//! * `check`: checks a configuration without starting a host.
+//! * `check`: checks a configuration without starting a host; `dropsonde doctor` uses it too.
 
-mod check;
+pub(super) mod check;
 mod file_watcher;
 mod systemd;
 
@@ -21,6 +21,7 @@ use dropsonde_engine::metrics::HostMetrics;
 use dropsonde_http::App;
 use dropsonde_http::reload::ReloadReply;
 use dropsonde_model::Right;
+use dropsonde_sandbox::Root;
 use file_watcher::FileWatcher;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::collections::BTreeSet;
@@ -294,6 +295,10 @@ fn configuration(args: &ServeArgs) -> Result<Config> {
     let ServeArgs { listen, plugins, data, .. } = args.clone();
     config.listen = listen.unwrap_or(config.listen);
     config.insecure = args.insecure;
+    if let Some(folder) = &args.rootfs {
+        let root = Root::open(folder).with_context(|| format!("--rootfs {}", folder.display()))?;
+        config.root = Some(root);
+    }
     config.plugins_dir = plugins.or(config.plugins_dir);
     if let Some(data) = data.as_ref().filter(|_| config.store.memory_only) {
         let file = file.unwrap_or(Path::new("the configuration")).display();

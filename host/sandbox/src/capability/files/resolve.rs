@@ -6,6 +6,7 @@
 //! follows symlinks on its own.
 
 use super::FileError;
+use crate::root::Root;
 use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::{CString, OsStr};
@@ -58,16 +59,20 @@ impl Resolver {
         }
     }
 
-    /// Opens an absolute path and follows its symlinks.
-    pub(super) fn open(self, path: &Path) -> Result<OwnedFd, FileError> {
+    /// Opens an absolute path and follows its symlinks, which do not lead out of a root.
+    pub(super) fn open(self, path: &Path, beneath: Option<&Root>) -> Result<OwnedFd, FileError> {
         if self == Self::Stepwise {
-            return open_stepwise(path);
+            return open_stepwise(path, beneath);
         }
-        match openat2(CWD, path, BARE, ResolveFlags::NO_MAGICLINKS) {
+        let opened = match beneath {
+            None => openat2(CWD, path, BARE, ResolveFlags::NO_MAGICLINKS),
+            Some(root) => openat2(root, path, BARE, ResolveFlags::NO_MAGICLINKS | ResolveFlags::IN_ROOT),
+        };
+        match opened {
             Ok(handle) => Ok(handle),
             // The path has a magic link, or a loop of symlinks, or a part that this user may not see. Resolving it
             // stepwise tells which.
-            Err(error @ (Errno::LOOP | Errno::ACCESS | Errno::PERM)) => match open_stepwise(path) {
+            Err(error @ (Errno::LOOP | Errno::ACCESS | Errno::PERM)) => match open_stepwise(path, beneath) {
                 Err(FileError::Denied) => Err(FileError::Denied),
                 _ => Err(error.into()),
             },
@@ -94,8 +99,10 @@ impl Resolver {
     }
 }
 
-fn open_stepwise(path: &Path) -> Result<OwnedFd, FileError> {
-    let mut at = root()?;
+fn open_stepwise(path: &Path, beneath: Option<&Root>) -> Result<OwnedFd, FileError> {
+    let mut at = root(beneath)?;
+    // The number of folders between the root and here.
+    let mut depth = 0_usize;
     let mut ahead = Vec::new();
     push(path.as_os_str(), &mut ahead);
     let mut links = 0;
@@ -103,6 +110,11 @@ fn open_stepwise(path: &Path) -> Result<OwnedFd, FileError> {
         let name = OsStr::from_bytes(name.as_bytes());
         let is_last = ahead.is_empty();
         if is_dots(name) {
+            if name == ".." {
+                // As in the kernel, the root is its own parent.
+                let Some(above) = depth.checked_sub(1) else { continue };
+                depth = above;
+            }
             at = open(&at, name, BARE | OFlags::DIRECTORY)?;
             continue;
         }
@@ -111,6 +123,7 @@ fn open_stepwise(path: &Path) -> Result<OwnedFd, FileError> {
             match open(&at, name, BARE | OFlags::NOFOLLOW | OFlags::DIRECTORY) {
                 Ok(folder) => {
                     at = folder;
+                    depth += 1;
                     continue;
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => {}
@@ -120,6 +133,7 @@ fn open_stepwise(path: &Path) -> Result<OwnedFd, FileError> {
         let found = open(&at, name, BARE | OFlags::NOFOLLOW)?;
         if FileType::from_raw_mode(fs::fstat(&found)?.st_mode) != FileType::Symlink {
             at = found;
+            depth += 1;
             continue;
         }
         links += 1;
@@ -132,7 +146,8 @@ fn open_stepwise(path: &Path) -> Result<OwnedFd, FileError> {
             return Err(FileError::NotFound);
         }
         if target.as_bytes().starts_with(b"/") {
-            at = root()?;
+            at = root(beneath)?;
+            depth = 0;
         }
         push(target, &mut ahead);
     }
@@ -186,8 +201,11 @@ fn is_dots(name: &OsStr) -> bool {
     matches!(name.as_bytes(), b"." | b"..")
 }
 
-fn root() -> Result<OwnedFd, Errno> {
-    open(CWD, OsStr::new("/"), BARE | OFlags::DIRECTORY)
+fn root(beneath: Option<&Root>) -> Result<OwnedFd, Errno> {
+    match beneath {
+        None => open(CWD, OsStr::new("/"), BARE | OFlags::DIRECTORY),
+        Some(root) => open(root, OsStr::new("."), BARE | OFlags::DIRECTORY),
+    }
 }
 
 fn open(at: impl AsFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -242,8 +260,8 @@ mod tests {
             where_openat2_answers(errno, || {
                 assert_eq!(openat2(CWD, Path::new("/"), BARE, ResolveFlags::NO_MAGICLINKS).err(), Some(errno));
                 assert_eq!(Resolver::probe(), Resolver::Stepwise);
-                assert!(Resolver::probe().open(Path::new("/proc/self/status")).is_ok());
-                assert_eq!(Resolver::probe().open(Path::new("/proc/self/cwd")).err(), Some(FileError::Denied));
+                assert!(Resolver::probe().open(Path::new("/proc/self/status"), None).is_ok());
+                assert_eq!(Resolver::probe().open(Path::new("/proc/self/cwd"), None).err(), Some(FileError::Denied));
             });
         }
     }

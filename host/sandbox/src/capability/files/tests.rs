@@ -1,4 +1,5 @@
 use super::*;
+use crate::root::Root;
 use proptest::prelude::*;
 use std::os::unix::fs::symlink;
 
@@ -380,5 +381,33 @@ proptest! {
             prop_assert!([&b"a"[..], b"deep"].contains(&&bytes[..]), "{asked}");
         }
         prop_assert_eq!(read(&by_kernel, &asked), answer);
+    }
+}
+
+#[test]
+fn below_a_root_neither_links_nor_dots_lead_out_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    std::fs::create_dir_all(root.join("srv/data")).unwrap();
+    std::fs::write(root.join("srv/data/a"), "inside").unwrap();
+    std::fs::write(folder.path().join("secret"), "outside").unwrap();
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, root.join(at)).unwrap();
+    link("/srv/data/a", "absolute");
+    link("srv/data/a", "relative");
+    link("../../../../secret", "up");
+    link(folder.path().join("secret").to_str().unwrap(), "out");
+    link("/srv", "alias");
+    for resolver in [Resolver::of_this_process(), Resolver::Stepwise] {
+        let mut files = Files { resolver, ..Files::default() };
+        files.begin_at(Root::open(&root).unwrap());
+        for glob in ["/srv/**", "/absolute", "/relative", "/up", "/out", "/secret", "/alias/data/*"] {
+            files.grant(glob).unwrap();
+        }
+        for path in ["/srv/data/a", "/absolute", "/relative", "/alias/data/a"] {
+            assert_eq!(read(&files, path), Ok(b"inside".to_vec()), "{resolver:?} {path}");
+        }
+        for path in ["/up", "/out", "/secret"] {
+            assert_eq!(read(&files, path), Err(FileError::NotFound), "{resolver:?} {path}");
+        }
     }
 }

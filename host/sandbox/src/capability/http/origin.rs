@@ -2,6 +2,7 @@
 
 use super::address::{Network, is_public};
 use super::rule::{Rule, SOCKET};
+use crate::Root;
 use http::uri::Scheme;
 use http::{Request, Uri};
 use std::net::IpAddr;
@@ -56,6 +57,13 @@ impl Origins {
         }
         self.rules.push(rule);
         Ok(())
+    }
+
+    /// Moves the sockets below a root.
+    pub(crate) fn begin_at(&mut self, root: &Root) {
+        for socket in self.rules.iter_mut().filter_map(|rule| rule.socket.as_mut()) {
+            *socket = root.outside(socket);
+        }
     }
 
     /// Explains why networks alone are useless, if no origin is granted.
