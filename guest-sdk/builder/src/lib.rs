@@ -18,9 +18,14 @@
 //! * `project`: a plugin's sources, in any language. `template`: new plugins. `sdk`: the Rust SDK for them.
 //! * `plugin`: runs cargo for a plugin's crate. `script`: runs the tools for Python and JavaScript, with the
 //!   `contract`.
+//! * `compiled`: runs compilers for C and Go, with `bindings`: the contract as code. The feature `bindings` has them.
 //! * `component`: turns a core module into a component.
 //! * `progress`: prints each step with its time.
 
+#[cfg(feature = "bindings")]
+mod bindings;
+#[cfg(feature = "bindings")]
+mod compiled;
 mod component;
 mod contract;
 mod plugin;
@@ -32,6 +37,8 @@ mod sdk;
 mod template;
 mod toolchain;
 
+#[cfg(feature = "bindings")]
+pub use compiled::Compiled;
 pub use component::componentize;
 pub use plugin::{Crate, Network, remap_paths};
 pub use progress::{step, tell};

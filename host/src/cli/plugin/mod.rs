@@ -130,12 +130,14 @@ enum PluginLanguageArg {
     Rust,
     Python,
     Js,
+    C,
+    Go,
 }
 
 #[cfg(feature = "authoring")]
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
-    /// Folder of the plugin's project: a Rust crate, or a folder with plugin.py or plugin.js
+    /// Folder of the plugin's project: a Rust crate, or a folder with plugin.py, plugin.js, plugin.c or plugin.go
     #[arg(default_value = ".", value_name = "DIR")]
     folder: PathBuf,
     /// File to write the component to [default: NAME.wasm in the project's folder]

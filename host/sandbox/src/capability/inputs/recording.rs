@@ -195,7 +195,8 @@ impl HostMonotonicClock for RecordedClock {
 
     fn now(&self) -> u64 {
         let now = self.0.now();
-        now.at_ms.saturating_sub(now.started_ms).saturating_mul(1_000_000)
+        // Go's runtime takes 0 for a clock that does not work.
+        now.at_ms.saturating_sub(now.started_ms).saturating_mul(1_000_000).saturating_add(1)
     }
 }
 

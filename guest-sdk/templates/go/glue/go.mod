@@ -1,0 +1,3 @@
+module dropsonde
+
+go 1.24
