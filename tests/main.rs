@@ -29,6 +29,7 @@
 //! * `embedding`: the host as a part of another program, and the examples.
 //! * `procfs`, `scraping`, `bundled`: the bundled plugins, and `serve --demo`; `servers`: those plugins beside real
 //!   servers.
+//! * `artifacts`: plugins in registries, and their signatures.
 //! * `packages`: the packages of the host, installed and run as users do.
 //! * `authoring`: from a plugin's template to a sample; `handbook`: its links, keys and configurations.
 
@@ -45,6 +46,7 @@ mod access;
 mod alert_generator;
 mod alerts;
 mod api;
+mod artifacts;
 mod authoring;
 mod bundled;
 mod clients;

@@ -176,6 +176,9 @@ struct ServeArgs {
     /// Let other machines connect without TLS and read without a token
     #[arg(long)]
     insecure: bool,
+    /// Pull plugins by a tag alone (`from = "registry.example/plugins/redis:1"`), which can be moved to other bytes
+    #[arg(long)]
+    trust_tag: bool,
     /// Folder that plugins take for `/`, for a host in a container that measures its machine: grants and the paths that
     /// plugins read are below it
     #[arg(long, value_name = "DIR")]

@@ -17,7 +17,7 @@ pub use change::ConfigChange;
 pub use dropsonde_delivery::options::{Destination, OtlpConfig, ReadThroughConfig, RemoteWriteConfig};
 pub use dropsonde_engine::options::{
     AlertConfig, GrantsConfig, LimitsConfig, MetricsConfig, PluginConfig, PollConfig, QueryConfig, SnapshotConfig,
-    StaticInstance, StoreConfig, StreamConfig,
+    StaticInstance, StoreConfig, StreamConfig, TrustedKeys,
 };
 pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, TlsVersion};
 pub use dropsonde_model::{Size, Span};
@@ -30,6 +30,7 @@ use dropsonde_delivery as delivery;
 use dropsonde_engine::{self as engine, memory};
 use dropsonde_http as http;
 use dropsonde_model::{InvalidValue, Labels};
+use dropsonde_registry::Reference;
 use dropsonde_sandbox::Root;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -59,6 +60,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     pub snapshot: SnapshotConfig,
     pub query: QueryConfig,
+    /// Public keys of minisign: only plugins that one of them signed are run. Empty: plugins need no signature.
+    pub trusted_keys: Vec<String>,
     /// Globs of rule files; a relative one is relative to the folder of the configuration file.
     pub rules: Vec<String>,
     /// Alerts that need no rule file.
@@ -81,6 +84,9 @@ pub struct Config {
     /// Lets other machines connect without TLS and read without a token. Only the command line sets it.
     #[serde(skip)]
     pub insecure: bool,
+    /// Whether plugins may be pulled by a tag alone. Only the command line sets it.
+    #[serde(skip)]
+    pub trust_tag: bool,
     /// The folder that plugins take for `/`. Only the command line sets it.
     #[serde(skip)]
     pub root: Option<Root>,
@@ -152,7 +158,25 @@ impl Config {
         ];
         let sections = [self.http().check()].into_iter().chain(self.engine().checks());
         let sections = sections.chain([self.delivery().check(), self.tracing.check()]);
-        sections.chain(paths).filter_map(Result::err).collect()
+        sections.chain(paths).chain(self.check_pulls()).filter_map(Result::err).collect()
+    }
+
+    /// Checks where plugins are pulled from. A tag can be moved to other bytes, so there must be a digest beside it.
+    fn check_pulls(&self) -> Vec<Result<(), InvalidValue>> {
+        let check = |(name, section): (&String, &PluginConfig)| {
+            let from = section.from.as_ref()?;
+            let key = format!("plugins.{name}.from");
+            Some(match from.parse::<Reference>() {
+                Err(error) => InvalidValue::of(&key, &format!("cannot be used: {error}")),
+                Ok(reference) if reference.digest.is_none() && section.sha256.is_none() && !self.trust_tag => {
+                    let why = "names a tag, which can be moved: add the digest that `dropsonde plugin pull` prints, set \
+                               sha256, or start with --trust-tag";
+                    InvalidValue::of(&key, why)
+                }
+                Ok(_) => Ok(()),
+            })
+        };
+        self.plugins.iter().filter_map(check).collect()
     }
 
     /// Returns the engine's part of the configuration.
@@ -172,6 +196,7 @@ impl Config {
             plugins: self.plugins.clone(),
             data_dir: self.kept_dir(),
             plugins_dir: self.plugins_folder(),
+            trusted_keys: TrustedKeys::new(self.trusted_keys.clone()),
             root: self.root.clone(),
             bundled: if self.is_demo { DEMO } else { BUNDLED },
             serving: self.http.bytes(memory),
@@ -297,6 +322,8 @@ impl Default for Config {
             plugins: BTreeMap::new(),
             insecure: false,
             root: None,
+            trust_tag: false,
+            trusted_keys: Vec::new(),
             is_demo: false,
         }
     }

@@ -17,6 +17,7 @@ mod rules;
 mod snapshot;
 mod store;
 mod stream;
+mod trusted_keys;
 
 pub use instance::{StaticInstance, check_labels};
 pub use metrics::MetricsConfig;
@@ -28,6 +29,7 @@ pub use rules::{AlertConfig, RuleOptions, Severity};
 pub use snapshot::SnapshotConfig;
 pub use store::StoreConfig;
 pub use stream::StreamConfig;
+pub use trusted_keys::{NotTrusted, TrustedKeys};
 
 use crate::plugins::BundledPlugin;
 use dropsonde_model::{InvalidValue, Labels};
@@ -58,6 +60,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// The folder with plugins' files. None: there is no such folder.
     pub plugins_dir: Option<PathBuf>,
+    /// The keys of those whose plugins are run.
+    pub trusted_keys: TrustedKeys,
     /// The folder that plugins take for `/`. None: `/` itself.
     pub root: Option<Root>,
     /// Plugins that come with the program.
@@ -82,6 +86,7 @@ impl Options {
             self.snapshot.check(),
             self.query.check(),
             self.rules.check(),
+            self.trusted_keys.check(),
             check_external_name(self.external_name.as_deref()),
             check_labels("labels", &self.labels),
         ];

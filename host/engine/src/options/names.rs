@@ -34,7 +34,11 @@ impl Options {
     /// is in force and waits for those plugins.
     pub fn unknown_names(&self, known: &BTreeSet<String>, before: Option<&Self>) -> Vec<UnknownName> {
         let before: BTreeSet<&str> = before.into_iter().flat_map(|before| before.named()).map(|n| n.plugin).collect();
-        let is_unknown = |named: &NamedPlugin<'_>| !known.contains(named.plugin) && !before.contains(named.plugin);
+        let is_unknown = |named: &NamedPlugin<'_>| {
+            // What is pulled comes later.
+            let is_pulled = self.plugins.get(named.plugin).is_some_and(|section| section.from.is_some());
+            !known.contains(named.plugin) && !before.contains(named.plugin) && !is_pulled
+        };
         self.named().into_iter().filter(is_unknown).map(|named| self.unknown(named, known)).collect()
     }
 

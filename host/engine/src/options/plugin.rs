@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct PluginConfig {
     /// The time between two polls. None: `poll.interval`.
     pub interval: Option<Span>,
+    /// The artifact in a registry from which the component is pulled. None: it is a file that somebody puts there.
+    pub from: Option<String>,
     /// The sha256 of the component, in hex: another component is not run. None: any component is.
     pub sha256: Option<String>,
     /// The grants. None: no grants, or the default grants of a bundled plugin.

@@ -4,6 +4,7 @@
 use super::{Component, ComponentOrigin, Fields, RefusedVersion, grants_toml, missing, plain};
 use crate::Engine;
 use crate::address_space::Reservation;
+use crate::options::NotTrusted;
 use crate::plugins::status::SharedStatus;
 use dropsonde_sandbox::{
     CallError, Compile, Description, Grants, Need, Plugin, PluginMetrics, Role, Sandbox, SavedState, Setup, Worker,
@@ -83,6 +84,13 @@ pub(super) async fn load(
     if let Some(wanted) = status.config.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(&digest)) {
         let (plugin, wanted) = (component.name, wanted.clone());
         return Err(RefusedVersion::Pinned { plugin, found: digest, wanted });
+    }
+    let trusted = engine.options.load().trusted_keys.clone();
+    if let (ComponentOrigin::File(file), false) = (&component.origin, trusted.is_empty()) {
+        let (file, signed) = (file.clone(), bytes.clone());
+        // A slow disk must not block this thread.
+        let verified = tokio::task::spawn_blocking(move || trusted.verify_file(&file, &signed)).await;
+        verified.unwrap_or(Err(NotTrusted::Malformed))?;
     }
     let (started, size) = (Instant::now(), bytes.len());
     let compile = Compile { owner: status.name.clone(), limit: status.limits.compile_time, waits };

@@ -1,5 +1,6 @@
 use super::{BadFields, plain};
 use crate::address_space::NotEnoughAddressSpace;
+use crate::options::NotTrusted;
 use dropsonde_sandbox::{BadGrant, CallError, Refused};
 use std::io;
 
@@ -11,6 +12,8 @@ pub enum RefusedVersion {
     /// The configuration pins another component.
     #[error("its sha256 is {found}, and plugins.{plugin}.sha256 in the configuration wants {wanted}")]
     Pinned { plugin: String, found: String, wanted: String },
+    #[error(transparent)]
+    NotTrusted(#[from] NotTrusted),
     #[error("{}", plain(&.0.to_string()))]
     Refused(Refused),
     /// The plugin itself says that its configuration cannot work.

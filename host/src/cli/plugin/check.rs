@@ -76,7 +76,7 @@ impl CompiledComponent {
 
 impl CheckedComponent {
     /// Compiles a component without the cache, to measure how long that takes.
-    async fn load(file: &Path, config: &str) -> Result<Self> {
+    pub(super) async fn load(file: &Path, config: &str) -> Result<Self> {
         CompiledComponent::open(file, None).await?.check(config).await
     }
 
@@ -97,6 +97,16 @@ impl CheckedComponent {
         let worker = Worker::start(&self.sandbox, self.plugin.clone(), self.setup.clone()).await;
         let worker = worker.context("it does not start without the grants it needs")?;
         Ok(Some(Fields::check(&self.component.name, worker.fields()).context("its fields are refused")?))
+    }
+
+    /// Returns what the component says about itself, as annotations name it.
+    pub(super) fn about(&self) -> [(&'static str, String); 3] {
+        let about = &self.introduction.description;
+        [
+            ("title", self.component.name.clone()),
+            ("version", plugins::plain(&about.version)),
+            ("description", plugins::plain(&about.about)),
+        ]
     }
 
     /// Returns the component's abilities, with its fields if they are known.

@@ -1,5 +1,6 @@
 //! `dropsonde plugin`: develops plugins, and manages those of a running host.
 
+mod artifact;
 mod bench;
 #[cfg(feature = "authoring")]
 mod build;
@@ -12,9 +13,10 @@ mod test;
 mod usage;
 
 use super::out::Out;
-use super::{ClientArgs, HostArgs};
+use super::{ClientArgs, DataArgs, HostArgs};
 use crate::config::{GrantsConfig, Size, Span};
 use clap::{Args, Subcommand};
+use dropsonde_registry::Reference;
 use remote::RemotePluginAction;
 use std::path::PathBuf;
 
@@ -40,6 +42,22 @@ pub(super) enum PluginCommand {
     Run(RunArgs),
     /// Measure the calls of a component, without a host
     Bench(BenchArgs),
+    /// Pull a plugin from a registry into a file, and show what it needs
+    ///
+    /// The registry's user and password are those of `docker login`, `podman login` or `skopeo login`.
+    ///
+    /// Example: dropsonde plugin pull registry.example/plugins/redis:1
+    Pull(PullArgs),
+    /// Push a plugin to a registry, with its signature if there is one beside it
+    ///
+    /// Example: dropsonde plugin push redis.wasm registry.example/plugins/redis:1
+    Push(PushArgs),
+    /// Sign a plugin with a secret key of minisign: writes FILE.wasm.minisig
+    ///
+    /// `minisign -G` makes a pair of keys.
+    Sign(SignArgs),
+    /// Check the signature of a plugin, which must lie beside it
+    Verify(VerifyArgs),
     /// List the plugins of a running host
     List(ClientArgs),
     /// Show a plugin of a running host: its grants, limits, calls and last failure
@@ -65,6 +83,10 @@ impl PluginCommand {
             Self::Test(args) => test::test(args, out).await,
             Self::Run(args) => run::run(args, out).await,
             Self::Bench(args) => bench::bench(args, out).await,
+            Self::Pull(args) => artifact::pull(args, out).await,
+            Self::Push(args) => artifact::push(args, out).await,
+            Self::Sign(args) => tokio::task::block_in_place(|| artifact::sign(&args, out)),
+            Self::Verify(args) => tokio::task::block_in_place(|| artifact::verify(&args, out)),
             Self::List(args) => remote::list(args, out).await,
             Self::Show(args) => remote::show(args, out).await,
             Self::Reload(args) => remote::request_action(args, RemotePluginAction::Reload, out).await,
@@ -143,6 +165,60 @@ pub(super) struct BuildArgs {
     /// File to write the component to [default: NAME.wasm in the project's folder]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PullArgs {
+    /// The artifact: REGISTRY/REPOSITORY:TAG, perhaps with @sha256:DIGEST
+    #[arg(value_name = "REF")]
+    reference: Reference,
+    /// File to write the component to [default: NAME.wasm here, after the last part of the repository]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The component must have this sha256
+    #[arg(long, value_name = "HEX")]
+    sha256: Option<String>,
+    /// Public key of minisign, or a file with one, that must have signed it; repeatable [default: trusted_keys of the
+    /// configuration]
+    #[arg(long, value_name = "KEY")]
+    key: Vec<String>,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PushArgs {
+    /// File of the component
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// The artifact: REGISTRY/REPOSITORY:TAG
+    #[arg(value_name = "REF")]
+    reference: Reference,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SignArgs {
+    /// File of the component
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// File with the secret key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// File with the password of the key [default: asks for it]
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// File of the component
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// Public key of minisign, or a file with one; repeatable [default: trusted_keys of the configuration]
+    #[arg(long, value_name = "KEY")]
+    key: Vec<String>,
+    #[command(flatten)]
+    data: DataArgs,
 }
 
 #[derive(Debug, Args)]

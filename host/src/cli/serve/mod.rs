@@ -4,10 +4,12 @@
 //! # Layout
 //!
 //! * `file_watcher`: notices changed files. `systemd`: notifies the service manager.
+//! * `pulls`: pulls plugins that the configuration takes from registries.
 //! * `check`: checks a configuration without starting a host; `dropsonde doctor` uses it too.
 
 pub(super) mod check;
 mod file_watcher;
+mod pulls;
 mod systemd;
 
 use super::ServeArgs;
@@ -93,7 +95,8 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
     // The start may have created some of these files. Scripts replace files after the line that is printed next.
     watcher.follow(files(args, &host.config()), true).await;
-    let mut _alone = [follow_tokens(host.server().app()).await, follow_certificates(&host).await];
+    let mut _alone =
+        [follow_tokens(host.server().app()).await, follow_certificates(&host).await, pulls::keep_pulled(host.config())];
     // Who reads the address may ask for a reload at once.
     let mut asked = host.server().app().reloads.take_asked();
     // On standard output, so that a script can read the address.
@@ -128,7 +131,11 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
             () = signalled() => break false,
         };
         // The new configuration may name other files.
-        _alone = [follow_tokens(host.server().app()).await, follow_certificates(&host).await];
+        _alone = [
+            follow_tokens(host.server().app()).await,
+            follow_certificates(&host).await,
+            pulls::keep_pulled(host.config()),
+        ];
         systemd::ready(&reload.summary());
         if let Some(answer) = answer {
             // The client may have disconnected.
@@ -295,6 +302,7 @@ fn configuration(args: &ServeArgs) -> Result<Config> {
     let ServeArgs { listen, plugins, data, .. } = args.clone();
     config.listen = listen.unwrap_or(config.listen);
     config.insecure = args.insecure;
+    config.trust_tag = args.trust_tag;
     if let Some(folder) = &args.rootfs {
         let root = Root::open(folder).with_context(|| format!("--rootfs {}", folder.display()))?;
         config.root = Some(root);

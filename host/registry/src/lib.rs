@@ -1,0 +1,30 @@
+//! Plugins as artifacts in OCI registries, in the format for WebAssembly that `wkg` and others read.
+//!
+//! ```no_run
+//! # async fn pull() -> anyhow::Result<()> {
+//! use dropsonde_registry::{Credentials, Reference, Registry};
+//!
+//! let reference: Reference = "registry.example/plugins/redis:1".parse()?;
+//! let registry = Registry::new(&reference, Credentials::of_docker())?;
+//! let pulled = registry.pull(&reference).await?;
+//! println!("{} has {} bytes", pulled.pinned, pulled.component.len());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layout
+//!
+//! * `reference`: names of artifacts. `credentials`: who asks.
+//! * `client`: requests to one registry, with its tokens, redirects and limits.
+//! * `artifact`: manifests. `registry`: pulls and pushes.
+
+mod artifact;
+mod client;
+mod credentials;
+mod reference;
+mod registry;
+
+pub use artifact::SIGNATURE;
+pub use credentials::Credentials;
+pub use reference::{BadReference, Digest, Reference};
+pub use registry::{Pulled, Registry};
