@@ -1,4 +1,5 @@
 use crate::harness::{Host, dropsonde, run, verbs};
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -196,5 +197,85 @@ fn help_names_every_command() {
     assert_eq!(code, 0);
     for command in ["serve", "plugin", "store", "instances", "latest", "range", "watch", "--memory-only"] {
         assert!(out.contains(command), "{command} in {out}");
+    }
+}
+
+#[test]
+fn instances_are_chosen_by_label_state_and_number_and_workloads_are_listed() {
+    let host = Host::start("", &[]);
+    for (id, workload) in [("a", "web"), ("b", "web"), ("c", "api")] {
+        let body = format!("{{\"labels\":{{\"workload\":\"{workload}\"}},\"samplers\":[]}}");
+        let put = host.send_as_writer("PUT", &format!("/v1/instances/{id}"), &body);
+        assert!(put.status < 300, "{put:?}");
+    }
+    let url = format!("http://{}", host.address);
+    let ids = |arguments: &[&str]| -> Vec<String> {
+        let (code, out, error) = run(dropsonde().args(["instances", "--json", "--url", &url]).args(arguments));
+        assert_eq!(code, 0, "{error}");
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+        rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(&["--label", "workload=web"]), ["a", "b"]);
+    assert_eq!(ids(&["--label", "workload=web", "--limit", "1"]), ["a"]);
+    assert_eq!(ids(&["--label", "workload=web", "--state", "paused"]), [""; 0]);
+    assert_eq!(ids(&["--label", "workload=web", "--state", "tracked", "--limit", "1"]), ["a"]);
+    let workloads = host.get("/v1/workloads").json();
+    assert_eq!(workloads, serde_json::json!([{"workload":"api","instances":1},{"workload":"web","instances":2}]));
+}
+
+#[test]
+fn numbers_have_units_and_times_may_be_relative_to_now() {
+    let host = Host::start("poll.interval = '200ms'\n", &[]);
+    host.until_usage("host", |usage| usage["cpu_percent"].is_number());
+    let url = format!("http://{}", host.address);
+    let (_, latest, _) = run(dropsonde().args(["latest", "host", "--url", &url]));
+    let line = |name: &str| latest.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(line("memory_limit_mb").ends_with(" MiB") && line("cpu_percent").ends_with(" %"), "{latest}");
+    assert!(line("load_1m").ends_with(|c: char| c.is_ascii_digit()), "{latest}");
+    let (_, range, _) = run(dropsonde().args(["range", "host", "--url", &url]));
+    assert!(range.contains("memory_used_mb (MiB)"), "{range}");
+
+    let since = |since: &str| host.get(&format!("/v1/instances/host/usage/range?since={since}"));
+    assert!(!since("-1h").json().as_array().unwrap().is_empty());
+    assert_eq!(since("now").status, 200);
+    let wrong = since("1h");
+    assert!(wrong.status == 400 && wrong.body.contains("relative such as -1h"), "{wrong:?}");
+    let data = host.data().display().to_string();
+    let (code, csv, error) = run(dropsonde().args(["store", "export", "--since", "-1h", "--data", &data]));
+    assert!(code == 0 && csv.contains("host"), "{error}");
+}
+
+#[test]
+fn watch_connects_again_after_a_restart_and_goes_on() {
+    let host = Host::start_at("127.0.0.1:0", dropsonde(), "poll.interval = '200ms'\n", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
+    let url = format!("http://{}", host.address);
+    let mut watch = dropsonde();
+    watch.args(["watch", "host", "--json", "--url", &url]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut watch = watch.spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut at = || -> String {
+        let sample: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        sample["at"].as_str().unwrap().to_owned()
+    };
+    let before = at();
+    let host = host.kill();
+    let again = host.start_here();
+    again.until("/v1/instances/host/usage", |usage| usage.json()["at"].as_str() > Some(&before));
+    let restarted = again.get("/v1/instances/host/usage").json()["at"].as_str().unwrap().to_owned();
+    while at() < restarted {}
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn the_metrics_of_the_process_have_the_names_that_dashboards_know() {
+    let host = Host::start("", &[]);
+    let metrics = host.get("/metrics").body;
+    for name in
+        ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"]
+    {
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        assert!(value.is_some_and(|value| value.parse::<f64>().unwrap() > 0.0), "{name}: {value:?}");
     }
 }

@@ -26,6 +26,13 @@ const LARGEST_WANTED: usize = 64 << 10;
 const AT_ONCE: usize = 500;
 
 #[derive(Serialize)]
+struct WorkloadRow {
+    workload: String,
+    /// Without those that ended.
+    instances: usize,
+}
+
+#[derive(Serialize)]
 struct InstancePage {
     id: String,
     labels: Labels,
@@ -47,6 +54,13 @@ pub(crate) async fn list(
     let after = parameters.one("after").map(str::to_owned);
     let more = pages(app.clone(), wanted, after, limit);
     Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
+}
+
+/// Lists the workloads: the values of the label `workload` that instances have now.
+pub(crate) async fn workloads(State(app): AppState) -> Response {
+    let counts = app.engine.tracked.count_by_label("workload");
+    let listed = counts.into_iter().map(|(workload, instances)| WorkloadRow { workload, instances });
+    json(&listed.collect::<Vec<_>>())
 }
 
 /// Makes an array of instances, some at a time: there may be very many.

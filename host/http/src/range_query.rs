@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use dropsonde_model::Span;
-use dropsonde_model::time::{FURTHEST_MS, time_ms};
+use dropsonde_model::time::{FURTHEST_MS, time_at};
 use dropsonde_store::ladder::{self, AUTO_POINTS};
 use dropsonde_store::{Align, Query};
 use std::borrow::Cow;
@@ -56,7 +56,7 @@ impl<'a> QueryParameters<'a> {
 
     /// Returns the window between `since` and `until`, which are optional: all history up to now.
     pub(crate) fn window(&self, now_ms: i64) -> Result<Range<i64>, ApiError> {
-        let bound = |name| self.one(name).map(|text| time(name, text)).transpose();
+        let bound = |name| self.one(name).map(|text| time(name, text, now_ms)).transpose();
         let (since, until) = (bound("since")?, bound("until")?);
         Ok(since.unwrap_or(i64::MIN)..until.unwrap_or(now_ms.saturating_add(1)))
     }
@@ -93,8 +93,8 @@ impl RangeQuery {
             },
         };
         let range = parameters.one("range").map(|text| duration("range", text)).transpose()?;
-        let since = parameters.one("since").map(|text| time("since", text)).transpose()?;
-        let until = parameters.one("until").map(|text| time("until", text)).transpose()?;
+        let since = parameters.one("since").map(|text| time("since", text, now_ms)).transpose()?;
+        let until = parameters.one("until").map(|text| time("until", text, now_ms)).transpose()?;
         if range.is_some() && since.is_some() {
             return Err(ApiError::invalid("range", "give either range or since, not both"));
         }
@@ -146,11 +146,12 @@ fn duration(parameter: &str, text: &str) -> Result<i64, ApiError> {
     }
 }
 
-/// Parses RFC 3339 or Unix seconds, with or without a fraction. Returns Unix milliseconds.
-fn time(parameter: &str, text: &str) -> Result<i64, ApiError> {
+/// Parses RFC 3339, Unix seconds with or without a fraction, or a time relative to now. Returns Unix milliseconds.
+fn time(parameter: &str, text: &str, now_ms: i64) -> Result<i64, ApiError> {
     // In a query string a plus sign means a space, but people paste +02:00 as it is.
-    let known = time_ms(&text.replace(' ', "+"));
-    known.ok_or_else(|| ApiError::invalid(parameter, format_args!("{text:?} is neither RFC 3339 nor Unix seconds")))
+    let known = time_at(&text.replace(' ', "+"), now_ms);
+    let why = format_args!("{text:?} is neither RFC 3339, nor Unix seconds, nor relative such as -1h");
+    known.ok_or_else(|| ApiError::invalid(parameter, why))
 }
 
 #[cfg(test)]

@@ -124,6 +124,7 @@ pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
         get("/v1/usage", READ, usage::latest_of_many).taking(INSTANCES),
         get("/v1/usage/range", READ, usage::range_of_many).taking(RANGE_OF_MANY),
         get("/v1/stream", READ, stream::many).taking(STREAMED),
+        get("/v1/workloads", READ, instances::workloads),
         get("/v1/workloads/{workload}/usage/range", READ, usage::range_of_workload).taking(RANGE_OF_WORKLOAD),
         get("/v1/workloads/{workload}/usage/stream", READ, stream::workload),
         get("/v1/series", READ, series::list).taking(SERIES),

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use dropsonde_engine::json::time;
 use dropsonde_engine::rules::{InvalidSilence, NewSilence, Silence, SilenceMatcher};
 use dropsonde_model::Span;
-use dropsonde_model::time::time_ms;
+use dropsonde_model::time::time_at;
 use serde::{Deserialize, Serialize};
 
 /// The longest body of a request, in bytes.
@@ -103,7 +103,8 @@ pub(crate) async fn end(State(app): AppState, PathSegment(id): PathSegment) -> R
 impl SilenceRequest {
     fn read(self, now_ms: i64) -> Result<NewSilence, ApiError> {
         let parse = |name: &str, text: &str| {
-            time_ms(text).ok_or_else(|| ApiError::invalid(name, format_args!("{text:?} is no time in RFC 3339")))
+            time_at(text, now_ms)
+                .ok_or_else(|| ApiError::invalid(name, format_args!("{text:?} is no time in RFC 3339")))
         };
         let starts_ms = self.starts_at.map(|text| parse("startsAt", &text)).transpose()?.unwrap_or(now_ms);
         let ends_ms = match (self.ends_at, self.duration) {

@@ -20,6 +20,19 @@ pub fn time_ms(text: &str) -> Option<i64> {
     (ms.unsigned_abs() <= FURTHEST_MS.unsigned_abs()).then_some(ms)
 }
 
+/// Parses a time like [`time_ms`], or one relative to `now_ms`: `now`, `-1h`, `now-1h`.
+pub fn time_at(text: &str, now_ms: i64) -> Option<i64> {
+    if let Some(time) = time_ms(text) {
+        return Some(time);
+    }
+    let relative = text.strip_prefix("now").unwrap_or(text);
+    if relative.is_empty() && text == "now" {
+        return Some(now_ms);
+    }
+    let back: Span = relative.strip_prefix('-')?.trim_start().parse().ok()?;
+    Some(now_ms.saturating_sub(back.as_ms()))
+}
+
 /// Longest duration, in days: a thousand years. Longer ones are mistakes, and would overflow sums and products.
 const LONGEST_DAYS: u64 = 365_250;
 
@@ -94,6 +107,16 @@ impl<'de> Deserialize<'de> for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_absolute_or_relative_to_now() {
+        let at = |text: &str| time_at(text, 10_000_000);
+        assert_eq!((at("now"), at("-1h"), at("now-90m")), (Some(10_000_000), Some(6_400_000), Some(4_600_000)));
+        assert_eq!((at("-1"), at("1970-01-01T00:00:02Z")), (Some(-1000), Some(2000)), "bare numbers are Unix seconds");
+        for bad in ["", "1h", "now+1h", "--1h", "nowhere", "now-"] {
+            assert_eq!(at(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn durations_are_parsed_with_and_without_units() {

@@ -13,6 +13,18 @@ pub(crate) const COMPONENT: &str = "application/wasm";
 /// The annotation of the layer that has the signature of the component, as minisign writes it.
 pub const SIGNATURE: &str = "dropsonde.minisig";
 
+/// What is pushed beside a component.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// The signature, as minisign writes it.
+    pub signature: Option<String>,
+    /// The interfaces that the component exports and imports.
+    pub exports: Vec<String>,
+    pub imports: Vec<String>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Manifest {
@@ -37,27 +49,24 @@ pub(crate) struct Descriptor {
 
 impl Manifest {
     /// Describes a component. Returns the manifest and the configuration.
-    pub(crate) fn describe(
-        component: &[u8],
-        signature: Option<&str>,
-        annotations: BTreeMap<String, String>,
-    ) -> Result<(Self, Vec<u8>)> {
+    pub(crate) fn describe(component: &[u8], about: &About) -> Result<(Self, Vec<u8>)> {
         let config = json!({
+            // Readers want a time. This one lets the same component have the same digest.
+            "created": "1970-01-01T00:00:00Z",
+            "author": null,
             "architecture": "wasm",
             "os": "wasip2",
             "layerDigests": [Digest::of(component)],
+            "component": { "exports": about.exports, "imports": about.imports, "target": null },
         });
         let config = serde_json::to_vec(&config)?;
-        let signature = signature.map(|signature| (SIGNATURE.to_owned(), signature.to_owned()));
+        let signature = about.signature.iter().map(|signature| (SIGNATURE.to_owned(), signature.clone()));
         let manifest = Self {
             schema_version: 2,
             media_type: MANIFEST.to_owned(),
             config: Descriptor::of(CONFIG, &config),
-            layers: vec![Descriptor {
-                annotations: signature.into_iter().collect(),
-                ..Descriptor::of(COMPONENT, component)
-            }],
-            annotations,
+            layers: vec![Descriptor { annotations: signature.collect(), ..Descriptor::of(COMPONENT, component) }],
+            annotations: about.annotations.clone(),
         };
         Ok((manifest, config))
     }
@@ -88,11 +97,19 @@ mod tests {
 
     #[test]
     fn what_was_described_is_found_again_with_its_signature() {
-        let (manifest, config) = Manifest::describe(b"\0asm", Some("signed"), BTreeMap::new()).unwrap();
+        let (manifest, config) =
+            Manifest::describe(b"\0asm", &About { signature: Some("signed".to_owned()), ..About::default() }).unwrap();
         assert_eq!(manifest.config.digest, Digest::of(&config));
         let component = Manifest::component(&serde_json::to_vec(&manifest).unwrap()).unwrap();
         assert_eq!((component.digest, component.size), (Digest::of(b"\0asm"), 4));
         assert_eq!(component.annotations[SIGNATURE], "signed");
+    }
+
+    #[test]
+    fn a_manifest_that_wkg_wrote_is_understood() {
+        // By `wkg oci push`, version 0.16.1.
+        let component = Manifest::component(include_bytes!("wkg-manifest.json")).unwrap();
+        assert_eq!((component.media_type.as_str(), component.size), (COMPONENT, 177_021));
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod credentials;
 mod reference;
 mod registry;
 
-pub use artifact::SIGNATURE;
+pub use artifact::{About, SIGNATURE};
 pub use credentials::Credentials;
 pub use reference::{BadReference, Digest, Reference};
 pub use registry::{Pulled, Registry};

@@ -1,11 +1,10 @@
-use crate::artifact::{MANIFEST, Manifest, SIGNATURE};
+use crate::artifact::{About, MANIFEST, Manifest, SIGNATURE};
 use crate::client::{Ask, Client};
 use crate::credentials::Credentials;
 use crate::reference::{Digest, Reference};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
-use std::collections::BTreeMap;
 
 /// The largest manifest, in bytes.
 const LARGEST_MANIFEST: usize = 1 << 20;
@@ -68,28 +67,16 @@ impl Registry {
     }
 
     /// Pushes a component under the tag of a reference. Returns the reference with the digest of the manifest.
-    pub async fn push(
-        &self,
-        reference: &Reference,
-        component: Bytes,
-        signature: Option<&str>,
-        annotations: BTreeMap<String, String>,
-    ) -> Result<Reference> {
+    pub async fn push(&self, reference: &Reference, component: Bytes, about: &About) -> Result<Reference> {
         ensure!(
             reference.digest.is_none(),
             "{reference}: what is pushed gets its digest from the registry; name a tag"
         );
-        self.push_unnamed(reference, component, signature, annotations).await.with_context(|| reference.to_string())
+        self.push_unnamed(reference, component, about).await.with_context(|| reference.to_string())
     }
 
-    async fn push_unnamed(
-        &self,
-        reference: &Reference,
-        component: Bytes,
-        signature: Option<&str>,
-        annotations: BTreeMap<String, String>,
-    ) -> Result<Reference> {
-        let (manifest, config) = Manifest::describe(&component, signature, annotations)?;
+    async fn push_unnamed(&self, reference: &Reference, component: Bytes, about: &About) -> Result<Reference> {
+        let (manifest, config) = Manifest::describe(&component, about)?;
         self.upload(reference, component).await?;
         self.upload(reference, config.into()).await?;
         let manifest = Bytes::from(serde_json::to_vec(&manifest)?);

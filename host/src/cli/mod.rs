@@ -15,6 +15,7 @@ mod query;
 mod rules;
 mod serve;
 mod store;
+mod units;
 
 use crate::config::{Config, ConfigFile, Listen, Size};
 use crate::host::compile_if_told;
@@ -25,13 +26,14 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use dropsonde_engine::address_space::{BLOCKING_THREADS, THREAD_STACK};
 use dropsonde_engine::memory;
 use dropsonde_model::text;
-use dropsonde_model::time::time_ms;
+use dropsonde_model::time::time_at;
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use out::{Out, aside, is_reader_gone};
 use plugin::PluginCommand;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A telemetry host: polls sandboxed WebAssembly plugins, keeps their samples as history, and serves them as JSON, live
 /// streams and Prometheus metrics.
@@ -81,14 +83,16 @@ enum Command {
     #[command(subcommand)]
     Store(StoreCommand),
     /// List the instances of a running host
-    Instances(ClientArgs),
+    ///
+    /// Example: dropsonde instances --label workload=web --state tracked
+    Instances(InstancesArgs),
     /// Show the latest sample of an instance
     Latest(InstanceArgs),
     /// Draw the history of an instance in the terminal
     ///
     /// Example: dropsonde range host --range 6h --field cpu_percent
     Range(RangeArgs),
-    /// Print the samples of an instance as they arrive
+    /// Print the samples of an instance as they arrive, until Ctrl-C; connects again when the connection ends
     Watch(InstanceArgs),
     /// Ask in PromQL
     ///
@@ -247,8 +251,8 @@ struct SendArgs {
     /// Send samples from this time on: a span before now such as 7d, or RFC 3339 [default: all]
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Send samples before this time: RFC 3339 or Unix seconds [default: now]
-    #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    /// Send samples before this time: RFC 3339, Unix seconds, or -1h [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     until: Option<i64>,
     /// Send series that one of these selectors selects; repeatable [default: all]
     #[arg(long = "match", value_name = "SELECTOR")]
@@ -286,11 +290,11 @@ struct ExportArgs {
     /// Instance to export; repeatable [default: all instances]
     #[arg(long, value_name = "ID", value_parser = instance_id)]
     instance: Vec<InstanceId>,
-    /// Export samples from this time on: RFC 3339 or Unix seconds
-    #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    /// Export samples from this time on: RFC 3339, Unix seconds, or -1h
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     since: Option<i64>,
-    /// Export samples before this time: RFC 3339 or Unix seconds
-    #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    /// Export samples before this time: RFC 3339, Unix seconds, or -1h
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     until: Option<i64>,
 }
 
@@ -344,7 +348,9 @@ fn instance_id(text: &str) -> Result<InstanceId, InvalidInstanceId> {
 }
 
 fn time(text: &str) -> Result<i64, &'static str> {
-    time_ms(text).ok_or("not a time: use RFC 3339 or Unix seconds")
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    time_at(text, now_ms).ok_or("not a time: use RFC 3339, Unix seconds, or a time before now such as -1h")
 }
 
 /// The address of a running host, and the client's credentials.
@@ -381,6 +387,38 @@ struct ClientArgs {
 }
 
 #[derive(Debug, Args)]
+struct InstancesArgs {
+    /// Only instances with this label, as KEY=VALUE; repeatable: all must match
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// Only instances in this state
+    #[arg(long, value_enum, value_name = "STATE")]
+    state: Option<StateArg>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StateArg {
+    Tracked,
+    Paused,
+    Ended,
+}
+
+impl StateArg {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tracked => "tracked",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 struct InstanceArgs {
     /// Id of the instance
     id: String,
@@ -406,8 +444,8 @@ struct RangeArgs {
 struct QueryArgs {
     /// The expression
     expression: String,
-    /// The time of the values, or the end of the range: RFC 3339 or Unix seconds [default: now]
-    #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    /// The time of the values, or the end of the range: RFC 3339, Unix seconds, or -1h [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     time: Option<i64>,
     /// Draw the values of this time, such as 30m, 6h or 7d [default: one value]
     #[arg(long, value_name = "SPAN")]

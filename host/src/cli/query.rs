@@ -3,16 +3,22 @@
 use super::chart;
 use super::client::{HostClient, HostErrorAnswer, encode};
 use super::out::{Out, aside};
-use super::{ClientArgs, InstanceArgs, RangeArgs};
+use super::units;
+use super::{InstanceArgs, InstancesArgs, RangeArgs};
 use anyhow::{Context, Result, bail};
 use dropsonde_model::Right;
 use dropsonde_model::nearest::nearest;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
+use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::time::Duration;
+
+/// Time between two attempts to connect again.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 struct InstanceRow {
@@ -25,13 +31,21 @@ struct InstanceRow {
     last_at: Option<String>,
 }
 
-pub(super) async fn instances(args: ClientArgs, out: &mut Out) -> Result<()> {
-    let body = HostClient::new(&args.host, Right::Read)?.get("/v1/instances").await?;
-    if args.json {
-        return print(&body, out);
+pub(super) async fn instances(args: InstancesArgs, out: &mut Out) -> Result<()> {
+    let labels: String = args.label.iter().map(|label| format!("label={}&", encode(label))).collect();
+    // The host does not choose by state, so the rest of the list is cut here.
+    let most = args.limit.filter(|_| args.state.is_none()).map(|limit| format!("limit={limit}")).unwrap_or_default();
+    let path = format!("/v1/instances?{labels}{most}");
+    let client = HostClient::new(&args.client.host, Right::Read)?;
+    let body = client.get(path.trim_end_matches(['?', '&'])).await?;
+    let listed: Vec<Value> = serde_json::from_slice(&body).context("the host's answer is not a list of instances")?;
+    let is_wanted = |row: &Value| args.state.is_none_or(|state| row["state"] == state.as_str());
+    let listed: Vec<Value> = listed.into_iter().filter(is_wanted).take(args.limit.unwrap_or(usize::MAX)).collect();
+    if args.client.json {
+        return print(&serde_json::to_vec(&listed)?, out);
     }
-    let instances: Vec<InstanceRow> =
-        serde_json::from_slice(&body).context("the host's answer is not a list of instances")?;
+    let instances: Result<Vec<InstanceRow>, _> = listed.into_iter().map(serde_json::from_value).collect();
+    let instances = instances.context("the host's answer is not a list of instances")?;
     let width = instances.iter().map(|instance| instance.id.chars().count()).max().unwrap_or(0).max(2);
     writeln!(out, "{:<width$}  {:<8} {:<20} {:<16} LABELS", "ID", "STATE", "LAST", "SAMPLERS")?;
     for instance in instances {
@@ -59,7 +73,7 @@ pub(super) async fn latest(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let sample: Map<String, Value> = serde_json::from_slice(&body).context("the host's answer is not a sample")?;
     for (name, value) in sample {
         match value.as_f64() {
-            Some(number) => writeln!(out, "{name:<32} {number:>16}")?,
+            Some(number) => writeln!(out, "{}", format!("{name:<32} {number:>16} {}", units::of(&name)).trim_end())?,
             None => writeln!(out, "{name:<32} {}", value.as_str().unwrap_or_default())?,
         }
     }
@@ -99,9 +113,10 @@ pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
     }
     let column = |name: &str| points.iter().map(|point| point.get(name).and_then(Value::as_f64)).collect::<Vec<_>>();
     match &args.field {
-        Some(field) => write!(out, "{}", chart::chart(field, &column(field), chart::width()))?,
+        Some(field) => write!(out, "{}", chart::chart(&with_unit(field), &column(field), chart::width()))?,
         None => {
-            let rows: Vec<_> = names.into_iter().map(|name| (name.as_str(), column(name))).collect();
+            let named: Vec<_> = names.into_iter().map(|name| (with_unit(name), column(name))).collect();
+            let rows: Vec<_> = named.iter().map(|(name, values)| (name.as_str(), values.clone())).collect();
             write!(out, "{}", chart::lines("FIELD", &rows, chart::width()))?;
         }
     }
@@ -113,11 +128,35 @@ pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let client = HostClient::new(&args.client.host, Right::Read)?;
     // The host would wait until there is an instance of that name.
     is_known(&client, &args.id).await?;
+    let mut last_id = None;
     let mut body = client.open(&path).await?;
+    loop {
+        let ended = print_events(&mut body, &mut last_id, args.client.json, out).await?;
+        aside(format_args!("{ended}; connecting again"));
+        body = loop {
+            tokio::time::sleep(RECONNECT).await;
+            match client.open_after(&path, last_id.as_deref()).await {
+                Ok(body) => break body,
+                // The host answers, and does not want this.
+                Err(error) if error.is::<HostErrorAnswer>() => return Err(error),
+                Err(_) => {}
+            }
+        };
+    }
+}
+
+/// Prints the events of a stream until it ends, and notes the id of the last one. Returns why it ended.
+async fn print_events(
+    body: &mut Incoming,
+    last_id: &mut Option<String>,
+    json: bool,
+    out: &mut Out,
+) -> Result<&'static str> {
     let mut partial = Vec::new();
     let mut event = String::new();
     while let Some(frame) = body.frame().await {
-        let Ok(bytes) = frame.context("the stream was cut off")?.into_data() else { continue };
+        let Ok(frame) = frame else { return Ok("the stream was cut off") };
+        let Ok(bytes) = frame.into_data() else { continue };
         partial.extend_from_slice(&bytes);
         while let Some(end) = partial.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = partial.drain(..=end).collect();
@@ -125,9 +164,11 @@ pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
             let line = line.trim_end();
             if let Some(name) = line.strip_prefix("event: ") {
                 event = name.to_owned();
+            } else if let Some(id) = line.strip_prefix("id: ") {
+                *last_id = Some(id.to_owned());
             } else if let Some(data) = line.strip_prefix("data: ") {
                 match &*event {
-                    "usage" if args.client.json => writeln!(out, "{data}")?,
+                    "usage" if json => writeln!(out, "{data}")?,
                     "usage" => writeln!(out, "{}", one_line(data)?)?,
                     // Other events, such as `lagged`, are not data.
                     other => aside(format_args!("{other}: {data}")),
@@ -136,8 +177,15 @@ pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
             }
         }
     }
-    aside("the host ended the stream");
-    Ok(())
+    Ok("the host ended the stream")
+}
+
+/// Returns a field's name with its unit.
+fn with_unit(field: &str) -> String {
+    match units::of(field) {
+        "" => field.to_owned(),
+        unit => format!("{field} ({unit})"),
+    }
 }
 
 fn points_of(body: &[u8]) -> Result<Vec<Map<String, Value>>> {
@@ -175,7 +223,7 @@ async fn is_known(client: &HostClient, id: &str) -> Result<()> {
 fn one_line(data: &str) -> Result<String> {
     let sample: Map<String, Value> = serde_json::from_str(data).context("an event of the stream is not a sample")?;
     let values = sample.iter().map(|(name, value)| match value.as_f64() {
-        Some(number) => format!("{name}={}", chart::short(number)),
+        Some(number) => format!("{name}={}{}", chart::short(number), units::of(name)),
         None => value.as_str().unwrap_or_default().to_owned(),
     });
     Ok(values.collect::<Vec<_>>().join(" "))

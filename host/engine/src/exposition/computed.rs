@@ -1,5 +1,6 @@
 //! Metrics that are computed at each scrape, from the state of the host's parts.
 
+use super::process;
 use crate::Engine;
 use crate::health::Health;
 use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
@@ -23,6 +24,7 @@ pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
     families.push(count("sessions_active", "Open streams.", false, &[(&[], streams)]));
     let connections = engine.front().map_or(0, |front| front.connections()) as u64;
     families.push(count("http_connections", "Open connections that are not streams.", false, &[(&[], connections)]));
+    families.extend(process::families());
     families
 }
 
@@ -181,15 +183,21 @@ fn history(engine: &Engine) -> Vec<MetricFamily> {
 }
 
 fn count(name: &str, help: &str, is_counter: bool, all: &[(&[LabelPair], u64)]) -> MetricFamily {
+    let kind = if is_counter { MetricType::COUNTER } else { MetricType::GAUGE };
+    let all = all.iter().map(|(labels, value)| series(is_counter, *value as f64, labels)).collect();
+    family(format!("dropsonde_{name}"), help, kind, all)
+}
+
+pub(super) fn family(name: String, help: &str, kind: MetricType, all: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
-    family.set_name(format!("dropsonde_{name}"));
+    family.set_name(name);
     family.set_help(help.to_owned());
-    family.set_field_type(if is_counter { MetricType::COUNTER } else { MetricType::GAUGE });
-    family.set_metric(all.iter().map(|(labels, value)| series(is_counter, *value as f64, labels)).collect());
+    family.set_field_type(kind);
+    family.set_metric(all);
     family
 }
 
-fn series(is_counter: bool, value: f64, labels: &[LabelPair]) -> Metric {
+pub(super) fn series(is_counter: bool, value: f64, labels: &[LabelPair]) -> Metric {
     let mut series = Metric::from_label(labels.to_vec());
     if is_counter {
         let mut counter = Counter::default();

@@ -7,6 +7,7 @@
 
 mod computed;
 mod own_series;
+mod process;
 mod registered;
 mod samples;
 mod single_flight;

@@ -380,6 +380,19 @@ impl TrackedInstances {
         })
     }
 
+    /// Returns how many instances each value of a label has, without those that ended.
+    pub fn count_by_label(&self, label: &str) -> BTreeMap<String, usize> {
+        self.read(|instances| {
+            let mut counts = BTreeMap::new();
+            for entry in instances.all().values().filter(|entry| entry.state() != InstanceState::Ended) {
+                if let Some(value) = entry.labels.get(label) {
+                    *counts.entry(value.to_owned()).or_default() += 1;
+                }
+            }
+            counts
+        })
+    }
+
     /// Removes the instances that ended before a time, if their history is gone.
     pub(crate) fn forget_ended_before(
         &self,

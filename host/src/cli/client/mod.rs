@@ -76,6 +76,16 @@ impl HostClient {
         self.answer(Request::get(path), path).await
     }
 
+    /// Opens a stream behind the event with this id.
+    pub(super) async fn open_after(&self, path: &str, last_event_id: Option<&str>) -> Result<Incoming> {
+        let request = Request::get(path);
+        let request = match last_event_id {
+            Some(id) => request.header("last-event-id", id),
+            None => request,
+        };
+        self.answer(request, path).await
+    }
+
     /// Sends a request that changes something, and returns the whole body of the answer.
     pub(super) async fn change(&self, method: Method, path: &str) -> Result<Vec<u8>> {
         read(self.answer(Request::builder().method(method).uri(path), path).await?).await

@@ -5,7 +5,7 @@ use super::{CheckArgs, PullArgs, PushArgs, SignArgs, VerifyArgs};
 use crate::cli::out::Out;
 use crate::config::TrustedKeys;
 use anyhow::{Context as _, Result, bail, ensure};
-use dropsonde_registry::{Credentials, Registry};
+use dropsonde_registry::{About, Credentials, Registry};
 use dropsonde_sandbox::replace::{SHARED, replace_file};
 use minisign::SecretKeyBox;
 use std::collections::BTreeMap;
@@ -78,7 +78,10 @@ pub(super) async fn push(args: PushArgs, out: &mut Out) -> Result<()> {
         .filter(|(_, value)| !value.is_empty())
         .collect();
     let signed = if signature.is_some() { "signed" } else { "not signed" };
-    let pinned = registry.push(&args.reference, component.into(), signature.as_deref(), annotations).await?;
+    let shape = checked.plugin.shape();
+    let (exports, imports) = (shape.exports.clone(), shape.imports.clone());
+    let about = About { signature, exports, imports, annotations };
+    let pinned = registry.push(&args.reference, component.into(), &about).await?;
     say!(out, "{pinned}  {signed}");
     Ok(())
 }

@@ -27,7 +27,7 @@ pub enum BadDescriptor {
     #[error("{0:?} is not a metric name: [a-zA-Z_:][a-zA-Z0-9_:]*, at most {LONGEST_NAME} bytes")]
     Name(String),
     #[error(
-        "{0:?} is reserved: `dropsonde_` belongs to the host; `up`, `scrape_` and `exported_` belong to Prometheus"
+        "{0:?} is reserved: `dropsonde_` and metrics of the process belong to the host; `up`, `scrape_` and `exported_` belong to Prometheus"
     )]
     Reserved(String),
     #[error("{0:?} is a counter; its name must end in `_total`")]
@@ -61,6 +61,17 @@ const RESERVED: &str = "dropsonde_";
 /// Prefixes that Prometheus uses. It adds `up` and `scrape_…` for each target, and `exported_…` to names that it
 /// changes.
 const OF_PROMETHEUS: [&str; 2] = ["scrape_", "exported_"];
+
+/// Metrics of the host's own process.
+const OF_PROCESS: [&str; 7] = [
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_threads",
+    "process_open_fds",
+    "process_max_fds",
+    "process_start_time_seconds",
+];
 
 /// Suffixes that mark parts of a histogram, a summary or a counter.
 const SUFFIXES: [&str; 5] = ["_total", "_created", "_bucket", "_count", "_sum"];
@@ -127,7 +138,9 @@ impl Descriptor {
         if !name.starts_with(is_first) || !name.bytes().all(is_next) || name.len() > LONGEST_NAME {
             return Err(BadDescriptor::Name(shown(name)));
         }
-        if name.starts_with(RESERVED) || name == "up" || OF_PROMETHEUS.iter().any(|prefix| name.starts_with(prefix)) {
+        let is_of_process = OF_PROCESS.contains(&name.as_str());
+        let is_of_prometheus = name == "up" || OF_PROMETHEUS.iter().any(|prefix| name.starts_with(prefix));
+        if name.starts_with(RESERVED) || is_of_prometheus || is_of_process {
             return Err(BadDescriptor::Reserved(name.clone()));
         }
         if self.kind == MetricKind::Counter && !name.ends_with("_total") {
@@ -204,7 +217,7 @@ mod tests {
         for bad in ["", "9a", "a-b", "a b", "a\n", "größe", &"x".repeat(129)] {
             assert!(matches!(of(bad, MetricKind::Gauge).checked(), Err(BadDescriptor::Name(_))), "{bad}");
         }
-        for reserved in ["dropsonde_x", "up", "scrape_duration_seconds", "exported_x"] {
+        for reserved in ["dropsonde_x", "process_max_fds", "up", "scrape_duration_seconds", "exported_x"] {
             assert!(matches!(of(reserved, MetricKind::Gauge).checked(), Err(BadDescriptor::Reserved(_))), "{reserved}");
         }
     }
