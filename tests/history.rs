@@ -1,4 +1,5 @@
 use crate::harness::{Host, dropsonde, request, run, verbs};
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -257,5 +258,33 @@ fn metrics_include_rows_bytes_and_failures_of_history() {
         "dropsonde_processing_duration_seconds_count{operation=\"flush\",service=\"history\"} ",
     ] {
         assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    }
+}
+
+#[test]
+fn history_that_a_later_version_wrote_is_refused_with_the_way_back_and_left_as_it_is() {
+    let mut host = Host::start("", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
+    assert_eq!(host.stop(), 0);
+    let history = host.data().join("history");
+    let logs = fs::read_dir(&history).unwrap().map(|file| file.unwrap().path());
+    let log = logs.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("log-")).max().unwrap();
+    // The first record: length and kind, a checksum of those and of what follows, `dropsonde`, the kind of the file, the
+    // version.
+    let mut bytes = fs::read(&log).unwrap();
+    let length = usize::from(bytes[0]);
+    bytes[8 + 10] = 99;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..4]);
+    hasher.update(&bytes[8..8 + length]);
+    bytes[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
+    fs::write(&log, &bytes).unwrap();
+    let data = host.data().display().to_string();
+    for arguments in [vec!["serve"], vec!["serve", "--check"]] {
+        let arguments = [&arguments[..], &["--listen", "127.0.0.1:0", "--data", &data]].concat();
+        let (code, _, error) = run(dropsonde().args(arguments));
+        assert!(code == 1 && error.contains("a later version of Dropsonde wrote history"), "{error}");
+        assert!(error.contains("start that version again"), "{error}");
+        assert_eq!(fs::read(&log).unwrap(), bytes);
     }
 }

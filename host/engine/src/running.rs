@@ -322,6 +322,18 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
         OpenError::Io(error) => anyhow::Error::from(error)
             .context(format!("cannot read history in {}; choose another folder with --data", folder.display())),
     })?;
+    // What a later version wrote cannot be read here, and what would be written now could not be read beside it.
+    if let Some(first) = restored.newer.first() {
+        anyhow::bail!(
+            "a later version of Dropsonde wrote history in {} ({first}{}): start that version again, or choose another \
+             folder with --data",
+            folder.display(),
+            match restored.newer.len() {
+                1 => String::new(),
+                more => format!(" and {} more files", more - 1),
+            }
+        );
+    }
     log_restored(&folder, &restored);
     Ok((store, keeper, None))
 }

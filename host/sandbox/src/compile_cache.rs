@@ -16,7 +16,8 @@ use wasmtime::component::Component;
 ///
 /// Each entry has two files: `<key>.cwasm`, as wasmtime wrote it, so that it can be mapped; and `<key>.sum`, the blake3
 /// checksum of the first. The key covers the component's bytes and everything that wasmtime says its output depends on:
-/// version, settings, CPU. The modification time of the `.sum` file is the time of the last use. When the folder grows
+/// version, settings, CPU. It begins with a hash of the latter, so that entries of other versions are known, and removed
+/// when the cache is opened. The modification time of the `.sum` file is the time of the last use. When the folder grows
 /// beyond its limit, the least recently used entries are evicted.
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -51,7 +52,13 @@ impl Cache {
         });
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Self { folder, compatibility: hasher.finish(), putting: Mutex::default() }
+        let compatibility = hasher.finish();
+        if let Some(CacheFolder { path, .. }) = &folder
+            && let Err(error) = remove_others(path, &prefix(compatibility))
+        {
+            tracing::warn!(folder = %path.display(), %error, "cannot remove what another version compiled");
+        }
+        Self { folder, compatibility, putting: Mutex::default() }
     }
 
     /// Returns the compiled component whose blake3 hash is `digest`: from the cache if it has an intact entry,
@@ -90,7 +97,7 @@ impl Cache {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.compatibility.to_le_bytes());
         hasher.update(digest.as_bytes());
-        hasher.finalize().to_hex().to_string()
+        format!("{}{}", prefix(self.compatibility), hasher.finalize().to_hex())
     }
 }
 
@@ -123,6 +130,24 @@ impl CacheFolder {
         }
         Ok(())
     }
+}
+
+/// Returns how the keys of all entries begin that an engine can use.
+fn prefix(compatibility: u64) -> String {
+    format!("{compatibility:016x}-")
+}
+
+/// Removes entries whose keys do not begin so. Code that is mapped stays mapped.
+fn remove_others(folder: &Path, own: &str) -> io::Result<()> {
+    for found in fs::read_dir(folder)? {
+        let path = found?.path();
+        let is_entry = path.extension().is_some_and(|extension| extension == "cwasm" || extension == "sum");
+        let is_own = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(own));
+        if is_entry && !is_own {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Creates a folder that is private to this user.
@@ -216,6 +241,18 @@ mod tests {
         CacheFolder { path: folder.path().to_owned(), most: 1200 }.make_room(&newest).unwrap();
         let left: Vec<_> = old.iter().map(|entry| entry.code.exists() && entry.sum.exists()).collect();
         assert_eq!((left, newest.code.exists()), (vec![false, true, true], true));
+    }
+
+    #[test]
+    fn what_another_version_compiled_is_removed_when_the_cache_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let bound = || Some(CacheFolder { path: folder.path().to_owned(), most: 1 << 20 });
+        let key = Cache::open(bound(), &Engine::default()).key(&blake3::hash(b"component"));
+        let (own, other) = (entry(folder.path(), &key, 10, 1), entry(folder.path(), "0123456789abcdef-x", 10, 2));
+        fs::write(folder.path().join("notes.txt"), "of somebody").unwrap();
+        Cache::open(bound(), &Engine::default());
+        assert!(own.code.exists() && own.sum.exists() && !other.code.exists() && !other.sum.exists());
+        assert!(folder.path().join("notes.txt").exists(), "only entries are removed");
     }
 
     #[test]

@@ -104,7 +104,8 @@ pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
         }
     };
     let at = |point: &Map<String, Value>| point.get("at").and_then(Value::as_str).unwrap_or_default().to_owned();
-    say!(out, "{}  {} to {}, {} points", args.id, at(first), at(last), points.len());
+    let count = if points.len() == 1 { "1 point".to_owned() } else { format!("{} points", points.len()) };
+    say!(out, "{}  {} to {}, {count}", args.id, at(first), at(last));
     let mut names: Vec<&String> = Vec::new();
     for name in points.iter().flat_map(Map::keys).filter(|name| *name != "at") {
         if !names.contains(&name) {

@@ -130,6 +130,14 @@ fn check_data(config: &Config) -> Result<()> {
         return Ok(());
     }
     let data = config.data_dir()?;
+    let history = data.join(HISTORY);
+    if let Some(first) = inspect::stats(&history).ok().and_then(|stats| stats.newer.into_iter().next()) {
+        bail!(
+            "a later version of Dropsonde wrote history in {} ({first}): start that version again, or choose another \
+             folder with --data",
+            history.display()
+        );
+    }
     // The data directory, or the folder it would be created in.
     let place = data.ancestors().find(|place| place.exists()).unwrap_or(Path::new("."));
     let what = if place == data { "write to" } else { "create" };
