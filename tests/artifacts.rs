@@ -111,6 +111,29 @@ fn a_host_pulls_what_its_configuration_pins_and_starts_without_the_registry_then
 }
 
 #[test]
+fn a_reload_with_another_pin_pulls_the_newer_version() {
+    let (registry, folder) = (Server::registry(), folder_with_verbs());
+    let first = push(folder.path(), &registry, "1");
+    fs::write(folder.path().join("verbs.wasm"), verbs_version(2)).unwrap();
+    let second = push(folder.path(), &registry, "2");
+    let config = |from: &str, component: &[u8]| {
+        let sha256 = sha256(component);
+        format!(
+            "poll.interval = '200ms'\n[plugins.verbs]\nfrom = '{from}'\nsha256 = '{sha256}'\nconfig.discover = ['ok']\n"
+        )
+    };
+    let host = Host::start(&config(&first, verbs()), &[]);
+    host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+    host.configure(&config(&second, &verbs_version(2)));
+    let reload = host.send_as_admin("POST", "/v1/reload", b"");
+    assert!(reload.status == 200 && reload.body.contains("it is being pulled"), "{reload:?}");
+    let newer = sha256(&verbs_version(2));
+    host.until("/v1/plugins/verbs", |page| {
+        page.json()["digest"] == newer.as_str() && page.json()["state"] == "running"
+    });
+}
+
+#[test]
 fn a_tag_alone_is_refused_unless_it_is_trusted_and_a_reload_pulls_too() {
     let (registry, folder) = (Server::registry(), folder_with_verbs());
     let pinned = push(folder.path(), &registry, "1");
@@ -166,9 +189,33 @@ fn with_trusted_keys_only_signed_plugins_run_wherever_they_come_from() {
     host.until_logged("it is not signed, and trusted_keys is set");
     host.until("/v1/plugins/dropped", |page| page.body.contains("dropped.wasm.minisig is missing"));
     let upload = host.send_as_admin("PUT", "/v1/plugins/uploaded", verbs());
-    assert!(upload.status == 422 && upload.body.contains("trusted_keys is set"), "{upload:?}");
+    assert!(upload.status == 422 && upload.body.contains("must be signed by a trusted key"), "{upload:?}");
     assert_eq!(host.get("/v1/instances/ok").status, 404);
     host.reconfigure(&config(&signed));
+    host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+}
+
+#[test]
+fn a_signed_version_that_ran_well_is_put_back_when_a_newer_file_does_not_run() {
+    let keys = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+    let key = keys.pk.to_base64();
+    let sign = |component: &[u8]| minisign::sign(None, &keys.sk, component, None, None).unwrap().into_string();
+    let config =
+        format!("poll.interval = '200ms'\ntrusted_keys = ['{key}']\n[plugins.verbs.config]\ndiscover = ['ok']\n");
+    let mut host = Host::start(&config, &[]);
+    let put = |host: &Host, component: &[u8], signature: &str| {
+        fs::write(host.plugin_file("verbs").with_extension("wasm.minisig"), signature).unwrap();
+        host.drop_in("verbs", component);
+    };
+    put(&host, verbs(), &sign(verbs()));
+    host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+    host.until("/v1/plugins/verbs", |page| page.json()["calls"].as_u64() > Some(3));
+    assert_eq!(host.stop(), 0);
+    // Signed by nobody who is trusted.
+    put(&host, &verbs_version(2), &sign(b"another"));
+    let host = host.start_again();
+    let page = host.until("/v1/plugins/verbs", |page| page.json()["restored"] == true).json();
+    assert_eq!(page["digest"], sha256(verbs()), "{page}");
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
 }
 

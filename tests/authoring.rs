@@ -112,6 +112,23 @@ fn a_c_sampler_from_the_template_gives_samples() {
 }
 
 #[test]
+fn a_c_plugin_may_use_what_the_c_library_takes_from_wasi_in_every_call() {
+    let folder = tempfile::tempdir().unwrap();
+    run_plugin_command(&["new", "my-c-wasi", "--lang", "c"], folder.path());
+    let source = folder.path().join("my-c-wasi/plugin.c");
+    let text = fs::read_to_string(&source).unwrap();
+    let uses = "printf(\"%s %s\\n\", text, getenv(\"HOME\") ? \"has\" : \"has no\");\n  double load";
+    let text =
+        text.replace("double load", uses).replace("#include <stdlib.h>", "#include <stdio.h>\n#include <stdlib.h>");
+    fs::write(&source, text).unwrap();
+    run_plugin_command(&["build", "my-c-wasi"], folder.path());
+    let component = folder.path().join("my-c-wasi/my-c-wasi.wasm");
+    // Memory that the adapter keeps must outlive the calls.
+    let bench = ["bench", component.to_str().unwrap(), "--grant-all", "--seconds", "1"];
+    assert!(run_plugin_command(&bench, folder.path()).contains("calls "));
+}
+
+#[test]
 fn a_go_sampler_from_the_template_gives_samples() {
     sample_with_new_plugin("go", Host::start);
 }

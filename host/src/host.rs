@@ -77,7 +77,9 @@ impl Host {
         let most = config.compile_cache.get() as u64;
         let compiled = config.kept_dir().map(|kept| CacheFolder { path: kept.join("compiled"), most });
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled));
-        let running = RunningEngine::start(config.engine(), parts(sandbox))?;
+        let running = RunningEngine::start(config.engine(), parts(sandbox.clone()))?;
+        // The data directory is this host's alone now.
+        sandbox.remove_other_versions();
         let engine = running.engine();
         let patience =
             ReaderTimeouts { heartbeat: config.stream.heartbeat.get(), stalled: config.stream.stalled.get() };

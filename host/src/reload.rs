@@ -109,6 +109,7 @@ async fn take_over(
     // The kept old values and the new ones may contradict each other, so check the combination.
     let config = config.validated().context("together with the keys that need a restart")?;
     let (options, served, delivered) = (Arc::new(config.engine()), Arc::new(config.http()), config.delivery());
+    let before_options = before.engine();
     parts.extend(needs_restart.into_iter().map(|key| ReloadPart::new(key, PartOutcome::Restart)));
     let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.has_settings_of(&options)).collect();
     let (natives, others): (Vec<_>, Vec<_>) =
@@ -116,7 +117,7 @@ async fn take_over(
     parts.extend(natives.iter().map(|native| ReloadPart::new(key_of_native(native, &options), PartOutcome::Restart)));
 
     // First, try everything that can fail.
-    let mut failed = unknown_names(engine, &options, &before.engine()).await?;
+    let mut failed = unknown_names(engine, &options, &before_options).await?;
     // A slow disk must not block this thread.
     let wanted = config.tls.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || Tls::read(&wanted)).await? {
@@ -126,7 +127,14 @@ async fn take_over(
     let begin = options.bundled_in_use().filter(|bundled| engine.plugins.get(bundled.name).is_none());
     let others = others.iter().map(|status| status.name.to_string());
     let others: Vec<String> = others.chain(begin.map(|bundled| bundled.name.to_owned())).collect();
-    for name in &others {
+    // The file that such a plugin is to have is not there yet: it is pulled once this configuration is in force.
+    let awaits_pull = |name: &str| {
+        let pinned =
+            |options: &Options| options.plugins.get(name).map(|section| (section.from.clone(), section.sha256.clone()));
+        let now = pinned(&options).filter(|(from, sha256)| from.is_some() && sha256.is_some());
+        now.is_some() && now != pinned(&before_options)
+    };
+    for name in others.iter().filter(|name| !awaits_pull(name)) {
         if let Err(why) = engine.plugins.try_out(name, &options).await {
             engine.metrics.core.errors(name, "load", 1);
             failed.push(ReloadPart::failed(section(name), why.to_string()));
@@ -186,7 +194,10 @@ async fn take_over(
     }
     let deadline = Instant::now() + SETTLED;
     for name in &others {
-        parts.push(settled(engine, name, deadline).await);
+        parts.push(match awaits_pull(name) {
+            true => ReloadPart::waiting(section(name), "it is being pulled"),
+            false => settled(engine, name, deadline).await,
+        });
     }
     let is_new = |name: &&String| before.plugins.get(*name) != options.plugins.get(*name);
     let absent = options.plugins.keys().filter(is_new).filter(|name| engine.plugins.get(name).is_none());

@@ -103,8 +103,9 @@ pub(crate) async fn end(State(app): AppState, PathSegment(id): PathSegment) -> R
 impl SilenceRequest {
     fn read(self, now_ms: i64) -> Result<NewSilence, ApiError> {
         let parse = |name: &str, text: &str| {
-            time_at(text, now_ms)
-                .ok_or_else(|| ApiError::invalid(name, format_args!("{text:?} is no time in RFC 3339")))
+            time_at(text, now_ms).ok_or_else(|| {
+                ApiError::invalid(name, format_args!("{text:?} is neither RFC 3339 nor relative such as -1h"))
+            })
         };
         let starts_ms = self.starts_at.map(|text| parse("startsAt", &text)).transpose()?.unwrap_or(now_ms);
         let ends_ms = match (self.ends_at, self.duration) {

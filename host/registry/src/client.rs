@@ -216,7 +216,11 @@ impl Client {
         };
         let answer = self.send(&ask, &url, basic.map(|basic| sensitive(basic)).transpose()?).await?;
         if !answer.status.is_success() {
-            bail!("{} gives no token: {}; {}", place(&url), answer.said(), self.not_known());
+            let why = match (&self.basic, basic) {
+                (Some(_), None) => format!("the password for {} is sent to no other server", self.registry),
+                _ => self.not_known(),
+            };
+            bail!("{} gives no token: {}; {why}", place(&url), answer.said());
         }
         let TokenAnswer { token, access_token } =
             serde_json::from_slice(&answer.body).with_context(|| format!("the token of {}", place(&url)))?;
@@ -227,7 +231,11 @@ impl Client {
     fn not_known(&self) -> String {
         match self.basic {
             Some(_) => format!("the user known for {} may not do this", self.registry),
-            None => format!("no user is known for {}: run `docker login` or `skopeo login` first", self.registry),
+            None => format!(
+                "no user is known for {}: run `docker login` or `skopeo login` first, without a helper for passwords, or name the file with \
+                 REGISTRY_AUTH_FILE",
+                self.registry
+            ),
         }
     }
 }

@@ -2,7 +2,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Users and passwords by registry, as `docker login`, `podman login` and `skopeo login` keep them.
 #[derive(Clone, Default)]
@@ -21,15 +21,33 @@ struct Auth {
 }
 
 impl Credentials {
-    /// Reads the file in REGISTRY_AUTH_FILE, else `config.json` in DOCKER_CONFIG, else `~/.docker/config.json`. There are
-    /// none if the file is missing or is not understood.
-    pub fn of_docker() -> Self {
-        let folder = || std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
-        let named = std::env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from);
-        let file = named.or_else(|| Some(folder().or_else(home)?.join("config.json")));
-        let text = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
-        Self::parse(&text)
+    /// Reads the file in REGISTRY_AUTH_FILE; else those that `podman login`, `skopeo login` and `docker login` write, of
+    /// which the first that knows a registry counts. A file that is missing or not understood has none.
+    pub fn of_user() -> Self {
+        let folder = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        if let Some(file) = folder("REGISTRY_AUTH_FILE") {
+            return Self::read(&file);
+        }
+        let home = folder("HOME");
+        let below_home = |path: &str| home.as_ref().map(|home| home.join(path));
+        let files = [
+            folder("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json")),
+            folder("XDG_CONFIG_HOME")
+                .or_else(|| below_home(".config"))
+                .map(|folder| folder.join("containers/auth.json")),
+            folder("DOCKER_CONFIG").or_else(|| below_home(".docker")).map(|folder| folder.join("config.json")),
+        ];
+        let mut all = Self::default();
+        for Self(known) in files.into_iter().flatten().map(|file| Self::read(&file)) {
+            for (registry, auth) in known {
+                all.0.entry(registry).or_insert(auth);
+            }
+        }
+        all
+    }
+
+    fn read(file: &Path) -> Self {
+        Self::parse(&std::fs::read_to_string(file).unwrap_or_default())
     }
 
     fn parse(text: &str) -> Self {

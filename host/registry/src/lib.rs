@@ -5,7 +5,7 @@
 //! use dropsonde_registry::{Credentials, Reference, Registry};
 //!
 //! let reference: Reference = "registry.example/plugins/redis:1".parse()?;
-//! let registry = Registry::new(&reference, Credentials::of_docker())?;
+//! let registry = Registry::new(&reference, Credentials::of_user())?;
 //! let pulled = registry.pull(&reference).await?;
 //! println!("{} has {} bytes", pulled.pinned, pulled.component.len());
 //! # Ok(())

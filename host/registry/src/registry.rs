@@ -1,4 +1,4 @@
-use crate::artifact::{About, MANIFEST, Manifest, SIGNATURE};
+use crate::artifact::{About, Descriptor, MANIFEST, Manifest, SIGNATURE};
 use crate::client::{Ask, Client};
 use crate::credentials::Credentials;
 use crate::reference::{Digest, Reference};
@@ -33,12 +33,19 @@ impl Registry {
         Ok(Self(Client::new(reference, &credentials)?))
     }
 
+    /// Returns the digest of the component that a reference names now.
+    pub async fn component(&self, reference: &Reference) -> Result<Digest> {
+        let (_, component) = self.manifest(reference).await.with_context(|| reference.to_string())?;
+        Ok(component.digest)
+    }
+
     /// Pulls a component, and checks its bytes against the digests in the reference and in the manifest.
     pub async fn pull(&self, reference: &Reference) -> Result<Pulled> {
         self.pull_unnamed(reference).await.with_context(|| reference.to_string())
     }
 
-    async fn pull_unnamed(&self, reference: &Reference) -> Result<Pulled> {
+    /// Returns the digest of a manifest, and the descriptor of its component.
+    async fn manifest(&self, reference: &Reference) -> Result<(Digest, Descriptor)> {
         let path = format!("/v2/{}/manifests/{}", reference.repository, reference.version());
         let answer = self.0.ask(&Ask { accept: MANIFEST, ..get(&path, LARGEST_MANIFEST) }).await?;
         match answer.status {
@@ -50,7 +57,11 @@ impl Registry {
         if let Some(wanted) = &reference.digest {
             ensure!(*wanted == manifest, "the registry gives a manifest with the digest {manifest}");
         }
-        let component = Manifest::component(&answer.body)?;
+        Ok((manifest, Manifest::component(&answer.body)?))
+    }
+
+    async fn pull_unnamed(&self, reference: &Reference) -> Result<Pulled> {
+        let (manifest, component) = self.manifest(reference).await?;
         let size = component.size;
         ensure!(size <= LARGEST_COMPONENT, "the component has {size} bytes; at most {LARGEST_COMPONENT} are pulled");
         let path = format!("/v2/{}/blobs/{}", reference.repository, component.digest);

@@ -16,8 +16,7 @@ use wasmtime::component::Component;
 ///
 /// Each entry has two files: `<key>.cwasm`, as wasmtime wrote it, so that it can be mapped; and `<key>.sum`, the blake3
 /// checksum of the first. The key covers the component's bytes and everything that wasmtime says its output depends on:
-/// version, settings, CPU. It begins with a hash of the latter, so that entries of other versions are known, and removed
-/// when the cache is opened. The modification time of the `.sum` file is the time of the last use. When the folder grows
+/// version, settings, CPU. It begins with a hash of the latter, so that entries of other versions are known. The modification time of the `.sum` file is the time of the last use. When the folder grows
 /// beyond its limit, the least recently used entries are evicted.
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -52,13 +51,16 @@ impl Cache {
         });
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let compatibility = hasher.finish();
-        if let Some(CacheFolder { path, .. }) = &folder
-            && let Err(error) = remove_others(path, &prefix(compatibility))
+        Self { folder, compatibility: hasher.finish(), putting: Mutex::default() }
+    }
+
+    /// Removes what other versions compiled.
+    pub(crate) fn remove_other_versions(&self) {
+        if let Some(CacheFolder { path, .. }) = &self.folder
+            && let Err(error) = remove_others(path, &prefix(self.compatibility))
         {
             tracing::warn!(folder = %path.display(), %error, "cannot remove what another version compiled");
         }
-        Self { folder, compatibility, putting: Mutex::default() }
     }
 
     /// Returns the compiled component whose blake3 hash is `digest`: from the cache if it has an intact entry,
@@ -244,13 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn what_another_version_compiled_is_removed_when_the_cache_is_opened() {
+    fn what_another_version_compiled_is_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let bound = || Some(CacheFolder { path: folder.path().to_owned(), most: 1 << 20 });
         let key = Cache::open(bound(), &Engine::default()).key(&blake3::hash(b"component"));
         let (own, other) = (entry(folder.path(), &key, 10, 1), entry(folder.path(), "0123456789abcdef-x", 10, 2));
         fs::write(folder.path().join("notes.txt"), "of somebody").unwrap();
-        Cache::open(bound(), &Engine::default());
+        Cache::open(bound(), &Engine::default()).remove_other_versions();
         assert!(own.code.exists() && own.sum.exists() && !other.code.exists() && !other.sum.exists());
         assert!(folder.path().join("notes.txt").exists(), "only entries are removed");
     }

@@ -33,6 +33,7 @@ impl Grants {
         let mut grants = Self::default();
         if let Some(root) = root {
             grants.files.begin_at(root.clone());
+            grants.http.begin_at(root.clone());
         }
         for need in granted {
             let bad = |why: String| BadGrant { what: need.what().to_owned(), why };
@@ -48,9 +49,6 @@ impl Grants {
         if let Some(why) = grants.http.useless() {
             let network = grants.granted.iter().find(|need| matches!(need, Need::Http(_)));
             return Err(BadGrant { what: network.map(|need| need.what().to_owned()).unwrap_or_default(), why });
-        }
-        if let Some(root) = root {
-            grants.http.begin_at(root);
         }
         Ok(grants)
     }

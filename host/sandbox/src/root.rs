@@ -23,11 +23,6 @@ impl Root {
         Ok(Self(Arc::new(OpenRoot { path, folder })))
     }
 
-    /// Returns a path below the root as this process sees it.
-    pub(crate) fn outside(&self, path: &Path) -> PathBuf {
-        self.0.path.join(path.strip_prefix("/").unwrap_or(path))
-    }
-
     /// Returns a path of this process as plugins see it; none if it does not lie below the root.
     pub(crate) fn inside(&self, path: &Path) -> Option<PathBuf> {
         Some(Path::new("/").join(path.strip_prefix(&self.0.path).ok()?))

@@ -88,6 +88,13 @@ impl Sandbox {
         self
     }
 
+    /// Removes from the cache what other versions compiled. Call it once no process of another version uses the folder.
+    pub fn remove_other_versions(&self) {
+        if let Some(Apart { cache, .. }) = &self.apart {
+            cache.remove_other_versions();
+        }
+    }
+
     /// Compiles a component, or takes it from the cache, and checks it.
     ///
     /// This takes from milliseconds to many seconds: call it off the server's threads. It does not wait for a turn;

@@ -5,9 +5,10 @@ use super::client::HostClient;
 use super::out::Out;
 use super::serve::check;
 use crate::config::{Config, ConfigFile};
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use dropsonde_engine::{HISTORY, json};
 use dropsonde_model::{Right, text};
+use dropsonde_sandbox::Root;
 use dropsonde_store::inspect;
 use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
@@ -28,6 +29,9 @@ const PASSED_MS: i64 = 1_760_000_000_000;
 
 /// Open files that a host with some hundred streams and a long history needs.
 const OPEN_FILES: u64 = 4096;
+
+/// The status of a host with which nothing is wrong.
+const HEALTHY: &str = "healthy";
 
 /// What was found out about one thing.
 struct Finding {
@@ -55,7 +59,12 @@ struct Health {
 pub(super) async fn doctor(args: DoctorArgs, out: &mut Out) -> Result<()> {
     let mut findings = Vec::new();
     let data = &args.host.data;
-    match data.config().and_then(|config| Ok(config.validated()?)) {
+    let config = data.config().and_then(|config| {
+        let root = args.rootfs.as_deref().map(Root::open).transpose().context("--rootfs")?;
+        let (insecure, trust_tag) = (args.insecure, args.trust_tag);
+        Ok(Config { insecure, trust_tag, root, ..config }.validated()?)
+    });
+    match config {
         Err(error) => findings.push(Finding::wrong("configuration", text::error(&*error))),
         Ok(config) => {
             let file = ConfigFile::find(data.config.as_deref());
@@ -185,12 +194,13 @@ fn processes() -> Finding {
 async fn host(args: &DoctorArgs, config: &Config) -> Finding {
     const NAME: &str = "host";
     let asked = async {
-        let body = HostClient::new(&args.host, Right::Read)?.get("/health").await?;
-        serde_json::from_slice::<Health>(&body).map_err(|_| anyhow!("{} is no Dropsonde host", config.listen))
+        let body = HostClient::new(&args.host, Right::Read)?.get_whatever_it_says("/health").await?;
+        Ok::<_, anyhow::Error>(serde_json::from_slice::<Health>(&body).ok())
     };
     match asked.await {
-        Ok(health) if health.reasons.is_empty() => Finding::fine(NAME, health.status),
-        Ok(health) => Finding::wrong(NAME, format!("{}: {}", health.status, health.reasons.join("\n"))),
+        Ok(None) => Finding::wrong(NAME, format!("what answers at {} is no Dropsonde host", config.listen)),
+        Ok(Some(health)) if health.status == HEALTHY => Finding::fine(NAME, health.status),
+        Ok(Some(health)) => Finding::wrong(NAME, format!("{}: {}", health.status, health.reasons.join("\n"))),
         Err(error) => Finding {
             name: NAME,
             outcome: Outcome::Note,

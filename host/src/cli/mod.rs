@@ -123,7 +123,9 @@ enum Command {
     Config(ConfigArgs),
     /// Look for what is wrong on this machine: configuration, permissions, disk, clock, plugins, a running host
     ///
-    /// Exits with 1 if something is wrong. Run it as the user that the host runs as.
+    /// Exits with 1 if something is wrong. Run it as the user that the host runs as, with the options of `serve`.
+    ///
+    /// Example: sudo -u dropsonde dropsonde doctor --config /etc/dropsonde/dropsonde.toml --data /var/lib/dropsonde
     Doctor(DoctorArgs),
     /// Print a page of the handbook, or the list of pages
     Docs(DocsArgs),
@@ -208,6 +210,15 @@ struct DocsArgs {
 struct DoctorArgs {
     #[command(flatten)]
     host: HostArgs,
+    /// As the host is started
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// As the host is started
+    #[arg(long)]
+    insecure: bool,
+    /// As the host is started
+    #[arg(long)]
+    trust_tag: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -252,8 +263,8 @@ struct SendArgs {
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Send samples before this time: RFC 3339, Unix seconds, or -1h [default: now]
-    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
-    until: Option<i64>,
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    until: Option<String>,
     /// Send series that one of these selectors selects; repeatable [default: all]
     #[arg(long = "match", value_name = "SELECTOR")]
     matches: Vec<String>,

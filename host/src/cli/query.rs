@@ -134,16 +134,28 @@ pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
     loop {
         let ended = print_events(&mut body, &mut last_id, args.client.json, out).await?;
         aside(format_args!("{ended}; connecting again"));
+        let mut told = String::new();
         body = loop {
             tokio::time::sleep(RECONNECT).await;
             match client.open_after(&path, last_id.as_deref()).await {
                 Ok(body) => break body,
-                // The host answers, and does not want this.
-                Err(error) if error.is::<HostErrorAnswer>() => return Err(error),
-                Err(_) => {}
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    if why != told {
+                        aside(format_args!("{why}; trying again"));
+                        told = why;
+                    }
+                }
             }
         };
     }
+}
+
+/// Returns whether a host answers that the same request will not work later either.
+fn is_final(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref::<HostErrorAnswer>().map(|answer| answer.status);
+    status.is_some_and(|status| status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// Prints the events of a stream until it ends, and notes the id of the last one. Returns why it ended.

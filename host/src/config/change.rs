@@ -41,9 +41,9 @@ impl ConfigChange {
         let mut kept: Vec<&'static str> = Vec::new();
         // Keys of resources that are opened, bound or sized at the start need a restart.
         section! { kept, before, &mut now => Config {
-            restart: [listen, data_dir, plugins_dir, compile_cache, insecure, root, trust_tag, is_demo, tracing],
+            restart: [listen, data_dir, plugins_dir, compile_cache, insecure, root, trust_tag, trusted_keys, is_demo, tracing],
             live: [
-                labels, external_name, store, poll, stream, metrics, snapshot, query, rules, alerts, alerting, trusted_keys, remote_write, otlp, read_through, http, auth, tls,
+                labels, external_name, store, poll, stream, metrics, snapshot, query, rules, alerts, alerting, remote_write, otlp, read_through, http, auth, tls,
                 instances, plugins
             ],
         } "" }
@@ -101,7 +101,6 @@ impl ConfigChange {
             ("[snapshot]", now.snapshot != before.snapshot),
             ("external_name", now.external_name != before.external_name),
             ("[query]", now.query != before.query),
-            ("trusted_keys", now.trusted_keys != before.trusted_keys),
             ("rules", now.rules != before.rules),
             ("[[alerts]]", now.alerts != before.alerts),
             ("[alerting]", now.alerting != before.alerting),

@@ -90,27 +90,40 @@ fn set(table: &mut Table, path: &str, value: Value) {
 fn hide_secrets(table: &mut Table) {
     for (key, value) in table.iter_mut() {
         let name = key.to_ascii_lowercase();
-        let may_be_secret = SECRETS.iter().any(|secret| name.contains(secret)) && !name.ends_with("_file");
-        hide(value, may_be_secret);
+        match value {
+            // Nobody but the plugin knows which of its values are secrets.
+            Value::Table(plugins) if key == "plugins" => {
+                let sections = plugins.iter_mut().filter_map(|(_, section)| section.get_mut("config"));
+                sections.for_each(hide);
+            }
+            _ if name.ends_with("_file") => {}
+            _ if SECRETS.iter().any(|secret| name.contains(secret)) => hide(value),
+            // The path of a webhook can be one.
+            Value::String(text) if name == "url" => *text = without_path(text),
+            Value::Table(below) => hide_secrets(below),
+            Value::Array(values) => values.iter_mut().filter_map(Value::as_table_mut).for_each(hide_secrets),
+            _ => {}
+        }
     }
 }
 
-fn hide(value: &mut Value, is_secret: bool) {
+/// Hides all texts in a value.
+fn hide(value: &mut Value) {
     match value {
-        Value::Table(table) if is_secret => table.iter_mut().for_each(|(_, value)| hide(value, true)),
-        Value::Table(table) => hide_secrets(table),
-        Value::Array(values) => values.iter_mut().for_each(|value| hide(value, is_secret)),
-        // A URL may have a user and a password.
-        Value::String(text) => {
-            match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
-                _ if is_secret => *text = SECRET.to_owned(),
-                Some((scheme, host)) => *text = format!("{scheme}://{SECRET}@{host}"),
-                None => {}
-            }
-        }
-        other if is_secret => *other = SECRET.into(),
+        Value::Table(table) => table.iter_mut().for_each(|(_, value)| hide(value)),
+        Value::Array(values) => values.iter_mut().for_each(hide),
+        Value::String(text) => *text = SECRET.to_owned(),
         _ => {}
     }
+}
+
+/// Returns the scheme and the host of a URL.
+fn without_path(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return SECRET.to_owned() };
+    let (authority, path) = rest.split_once(['/', '?', '#']).unwrap_or((rest, ""));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let rest = if path.is_empty() { String::new() } else { format!("/{SECRET}") };
+    format!("{scheme}://{host}{rest}")
 }
 
 #[cfg(test)]
@@ -131,10 +144,7 @@ mod tests {
         let shown = in_force(file);
         let now: Config = toml::from_str(&shown).unwrap();
         assert_eq!(now.store, toml::from_str::<Config>(file).unwrap().store);
-        assert_eq!(
-            (now.remote_write, now.data_dir),
-            (toml::from_str::<Config>(file).unwrap().remote_write, Some("/d".into()))
-        );
+        assert_eq!((now.remote_write.len(), now.data_dir), (1, Some("/d".into())));
         for line in [
             "retention = \"30d\"",
             "flush_interval = \"1s\"",
@@ -152,6 +162,6 @@ mod tests {
              password_file = '/shown'\nusername = 'u'\n[plugins.p.config]\nredis.password = 's3cret'\nTOKENS = ['s3cret']\n",
         );
         assert!(!shown.contains("s3cret"), "{shown}");
-        assert!(shown.contains("https://(not shown)@v/w") && shown.contains("\"/shown\""), "{shown}");
+        assert!(shown.contains("\"https://v/(not shown)\"") && shown.contains("\"/shown\""), "{shown}");
     }
 }

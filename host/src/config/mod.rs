@@ -173,6 +173,11 @@ impl Config {
                                sha256, or start with --trust-tag";
                     InvalidValue::of(&key, why)
                 }
+                Ok(_) if self.kept_dir().is_none() => {
+                    let why = "needs a data directory, which says what was pulled: remove memory_only, or put the \
+                               plugin's file into plugins_dir";
+                    InvalidValue::of(&key, why)
+                }
                 Ok(_) => Ok(()),
             })
         };

@@ -74,7 +74,7 @@ static inline bool equals(string_t text, const char *other) { return strcmp(cstr
 // Like printf.
 __attribute__((format(printf, 1, 2))) string_t format(const char *text, ...);
 
-// Adds an item to any list of the contract: append(readings->values, 0.5).
+// Adds an item to a list that the plugin makes: append(readings->values, 0.5).
 #define append(list, ...) \
   ((list).ptr = (__typeof__((list).ptr))dropsonde_grow((list).ptr, (list).len, sizeof *(list).ptr), \
    (list).ptr[(list).len++] = __VA_ARGS__)

@@ -25,7 +25,7 @@ fn install(contents: &Contents) -> String {
          \x20   bin/dropsonde serve --demo\n\n\
          To install it as a service:\n\n\
          \x20   cp -r bin lib share /usr/local/\n\
-         \x20   install -D -m 640 share/doc/dropsonde/dropsonde.toml /etc/dropsonde/dropsonde.toml\n\
+         \x20   install -D -m 644 share/doc/dropsonde/dropsonde.toml /etc/dropsonde/dropsonde.toml\n\
          \x20   systemctl daemon-reload && systemctl enable --now dropsonde\n\n\
          To remove it, delete the same files, /etc/dropsonde and /var/lib/dropsonde.\n",
         version = contents.version,

@@ -35,19 +35,17 @@ const COMPLETIONS: [(&str, &str); 3] = [
 
 impl Contents {
     pub(super) fn collect(options: &PackageOptions) -> Result<Self> {
-        let PackageOptions { root, binary, version, out } = options;
+        let PackageOptions { root, binary, version, .. } = options;
         let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let says = |args: &[&str]| output(Command::new(binary).args(args));
-        let scratch = out.with_extension("man");
-        let _ = fs::remove_dir_all(&scratch);
-        says(&["docs", "--man", &scratch.display().to_string()])?;
+        let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+        says(&["docs", "--man", &scratch.path().display().to_string()])?;
         let mut manual = Vec::new();
-        for page in fs::read_dir(&scratch)? {
+        for page in fs::read_dir(scratch.path())? {
             let page = page?;
             manual.push((page.file_name().to_string_lossy().into_owned(), read(&page.path())?));
         }
         manual.sort();
-        fs::remove_dir_all(&scratch)?;
         let completions = COMPLETIONS.into_iter().map(|(shell, path)| Ok((path, says(&["completions", shell])?)));
         let bytes = read(binary)?;
         let time = time_of(root)?;

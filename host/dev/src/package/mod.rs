@@ -20,12 +20,15 @@ mod sbom;
 mod tree;
 mod unit;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use contents::Contents;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// The file with the checksums of all others.
+const SUMS: &str = "SHA256SUMS";
 
 /// What is packaged.
 #[derive(Debug, Clone)]
@@ -44,7 +47,9 @@ pub struct PackageOptions {
 pub fn package(options: &PackageOptions) -> Result<Vec<PathBuf>> {
     let contents = Contents::collect(options)?;
     let PackageOptions { out, version, .. } = options;
+    let is_ours = out.join(SUMS).is_file() || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
     if out.exists() {
+        ensure!(is_ours, "{} has files that are no packages; name a new or empty folder with --out", out.display());
         fs::remove_dir_all(out).with_context(|| format!("cannot remove {}", out.display()))?;
     }
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
@@ -68,7 +73,7 @@ pub fn package(options: &PackageOptions) -> Result<Vec<PathBuf>> {
         writeln!(sums, "{}  {name}", sha256(&bytes))?;
         written.push(write_to(out, &name, &bytes)?);
     }
-    written.push(write_to(out, "SHA256SUMS", sums.as_bytes())?);
+    written.push(write_to(out, SUMS, sums.as_bytes())?);
     Ok(written)
 }
 

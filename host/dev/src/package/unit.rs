@@ -17,7 +17,6 @@ pub(super) fn for_package() -> Result<String> {
     );
     for (own, packaged) in [
         ("/usr/local/bin/dropsonde", "/usr/bin/dropsonde"),
-        ("file:///usr/local/share/doc/dropsonde/README.md", "man:dropsonde(1)"),
         (
             "# The service has its own user, which exists only while the service runs.\nDynamicUser=yes\n",
             "# The package made this user.\nUser=dropsonde\nGroup=dropsonde\n",

@@ -12,11 +12,13 @@ const LARGEST: u64 = 4096;
 /// Why a component is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotTrusted {
-    #[error("trusted_keys is set, and {} is missing or cannot be read: `dropsonde plugin sign` makes one", .0.display())]
+    #[error("it must be signed by a trusted key, and {} is missing or cannot be read: `dropsonde plugin sign` makes it", .0.display())]
     NoSignature(PathBuf),
     #[error("its signature is not understood")]
     Malformed,
-    #[error("its signature is not by one of the trusted keys")]
+    #[error(
+        "its signature is not by one of the trusted keys: sign it again with `dropsonde plugin sign`, or trust the signer's key"
+    )]
     OtherKey,
 }
 
@@ -51,11 +53,15 @@ impl TrustedKeys {
         if self.is_empty() {
             return Ok(());
         }
+        let missing = || NotTrusted::NoSignature(Self::signature_of(file));
+        self.verify(component, &Self::read_signature(file).ok_or_else(missing)?)
+    }
+
+    /// Reads the signature beside a file, if there is one of a usual size.
+    pub fn read_signature(file: &Path) -> Option<String> {
         let path = Self::signature_of(file);
         let is_small = std::fs::metadata(&path).is_ok_and(|about| about.is_file() && about.len() <= LARGEST);
-        let signature = is_small.then(|| std::fs::read_to_string(&path).ok()).flatten();
-        let signature = signature.ok_or(NotTrusted::NoSignature(path))?;
-        self.verify(component, &signature)
+        is_small.then(|| std::fs::read_to_string(path).ok()).flatten()
     }
 
     /// Fails unless a signature, as minisign writes it, is by one of the keys.

@@ -2,6 +2,7 @@
 //! run.
 
 use super::prepare::ComponentBytes;
+use crate::options::TrustedKeys;
 use dropsonde_sandbox::replace::make_inside;
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use std::fs;
@@ -11,7 +12,8 @@ use std::path::{Path, PathBuf};
 /// The folder of copies in the data directory.
 const FOLDER: &str = "good";
 
-/// The copies of one plugin: files `NAME@SHA256.wasm`, with `.trial` appended until the component has run well.
+/// The copies of one plugin: files `NAME@SHA256.wasm`, with `.trial` appended until the component has run well. A copy has
+/// the signature that the plugin's file had beside it.
 #[derive(Debug, Clone)]
 pub(super) struct LastGood {
     folder: PathBuf,
@@ -28,6 +30,7 @@ impl LastGood {
     pub(super) fn try_out(
         &self,
         ComponentBytes { bytes, digest }: &ComponentBytes,
+        signature: Option<&str>,
         current: Option<&str>,
     ) -> io::Result<()> {
         let current = current.map(|current| self.trial(current));
@@ -37,6 +40,9 @@ impl LastGood {
             return Ok(());
         }
         make_inside(&self.folder)?;
+        if let Some(signature) = signature {
+            replace_file(&TrustedKeys::signature_of(&self.copy(digest)), signature.as_bytes(), PRIVATE)?;
+        }
         replace_file(&self.trial(digest), bytes, PRIVATE)
     }
 
@@ -46,7 +52,9 @@ impl LastGood {
         if !copy.exists() {
             fs::rename(self.trial(digest), &copy)?;
         }
-        self.all()?.into_iter().filter(|path| *path != copy).try_for_each(fs::remove_file)
+        let signature = TrustedKeys::signature_of(&copy);
+        let others = self.all()?.into_iter().filter(|path| *path != copy && *path != signature);
+        others.into_iter().try_for_each(fs::remove_file)
     }
 
     /// Returns whether a component has run well, and its copy is kept.
@@ -100,14 +108,28 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_keeps_its_signature_until_another_one_replaces_it() {
+        let data = tempfile::tempdir().unwrap();
+        let good = LastGood::of("p", data.path());
+        let (first, second) = (component("1"), component("2"));
+        good.try_out(&first, Some("signed"), None).unwrap();
+        good.has_run_well(&first.digest).unwrap();
+        let (copy, _) = good.get().unwrap();
+        assert_eq!(fs::read_to_string(TrustedKeys::signature_of(&copy)).unwrap(), "signed");
+        good.try_out(&second, None, Some(&first.digest)).unwrap();
+        good.has_run_well(&second.digest).unwrap();
+        assert!(!TrustedKeys::signature_of(&copy).exists() && good.all().unwrap().len() == 1);
+    }
+
+    #[test]
     fn only_a_version_that_ran_well_is_restored() {
         let data = tempfile::tempdir().unwrap();
         let good = LastGood::of("p", data.path());
         let (first, second) = (component("first"), component("second"));
-        good.try_out(&first, None).unwrap();
+        good.try_out(&first, None, None).unwrap();
         assert!(good.get().is_none());
         good.has_run_well(&first.digest).unwrap();
-        good.try_out(&second, Some(&first.digest)).unwrap();
+        good.try_out(&second, None, Some(&first.digest)).unwrap();
         assert_eq!(good.get().unwrap().1.bytes, first.bytes);
         assert!(good.is_kept(Some(&first.digest)) && !good.is_kept(Some(&second.digest)));
         good.has_run_well(&second.digest).unwrap();
@@ -121,8 +143,8 @@ mod tests {
         let good = LastGood::of("p", data.path());
         let tried = ["a", "b", "c", "d"].map(component);
         for pair in tried.windows(2) {
-            good.try_out(&pair[0], None).unwrap();
-            good.try_out(&pair[1], Some(&pair[0].digest)).unwrap();
+            good.try_out(&pair[0], None, None).unwrap();
+            good.try_out(&pair[1], None, Some(&pair[0].digest)).unwrap();
         }
         assert_eq!(good.all().unwrap().len(), 2);
         good.has_run_well(&tried[2].digest).unwrap();
@@ -133,7 +155,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let (good, other) = (LastGood::of("p", data.path()), LastGood::of("p-2", data.path()));
         for good in [&good, &other] {
-            good.try_out(&component("x"), None).unwrap();
+            good.try_out(&component("x"), None, None).unwrap();
             good.has_run_well(&component("x").digest).unwrap();
         }
         fs::write(good.copy(&component("x").digest), "y").unwrap();

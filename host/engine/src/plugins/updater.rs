@@ -12,6 +12,7 @@ use super::supervisor::RequestError;
 use super::{Component, ComponentOrigin, FailureKind, PluginState, RefusedVersion};
 use crate::Engine;
 use crate::audit::{Actor, AuditEntry, AuditedAction, PluginAction, PluginChange};
+use crate::options::TrustedKeys;
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use dropsonde_sandbox::{Sandbox, Trial};
 use std::sync::Arc;
@@ -299,7 +300,9 @@ impl Updater<'_> {
         let writing = self.writing.clone().lock_owned().await;
         off_thread(move || {
             let _writing = writing;
-            if let Some(Err(error)) = good.map(|good| good.try_out(&bytes, current.as_deref())) {
+            let signature = place.file().and_then(|file| TrustedKeys::read_signature(&file));
+            let kept = good.map(|good| good.try_out(&bytes, signature.as_deref(), current.as_deref()));
+            if let Some(Err(error)) = kept {
                 tracing::warn!(plugin = &*name, %error, "cannot keep a copy of this version to restore later");
             }
             let Some(before) = replaces else { return Ok(()) };

@@ -29,7 +29,10 @@ impl Dirs {
     pub(crate) fn show(&self, plugin: &str, files: &Files, wasi: &mut WasiCtxBuilder) {
         for path in &self.0 {
             let Some(name) = path.to_str() else { continue };
-            let leads_to = files.outside(path).unwrap_or_else(|| path.clone());
+            let Some(leads_to) = files.leads_to(path) else {
+                tracing::warn!(plugin, path = name, "a granted directory is not there; the plugin does not see it");
+                continue;
+            };
             if let Err(error) = wasi.preopened_dir(leads_to, name, FsPerms::ReadOnly) {
                 tracing::warn!(
                     plugin,

@@ -96,8 +96,13 @@ impl Files {
         self.root = Some(root);
     }
 
+    /// Returns where this process finds a path of the operator's; none if it is not there below the root.
+    pub(crate) fn leads_to(&self, path: &Path) -> Option<PathBuf> {
+        if self.root.is_none() { Some(path.to_owned()) } else { self.outside(path) }
+    }
+
     /// Returns where a path leads, as this process sees it.
-    pub(crate) fn outside(&self, path: &Path) -> Option<PathBuf> {
+    fn outside(&self, path: &Path) -> Option<PathBuf> {
         let handle = self.resolver.open(path, self.root.as_ref()).ok()?;
         real_path(&handle).ok()
     }

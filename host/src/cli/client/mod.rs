@@ -71,6 +71,12 @@ impl HostClient {
         read(self.open(path).await?).await
     }
 
+    /// Gets a path, and returns the body of any answer, also of an error.
+    pub(super) async fn get_whatever_it_says(&self, path: &str) -> Result<Vec<u8>> {
+        let response = self.send(Request::get(path)).await?;
+        read(response.into_body()).await
+    }
+
     /// Gets a path, and returns the body as a stream.
     pub(super) async fn open(&self, path: &str) -> Result<Incoming> {
         self.answer(Request::get(path), path).await
@@ -100,13 +106,14 @@ impl HostClient {
         let Ok(HostErrorBody { error }) = serde_json::from_slice(&read(response.into_body()).await?) else {
             bail!("{} answers {status} to {path}; is it a Dropsonde host?", self.target);
         };
-        match status {
-            StatusCode::UNAUTHORIZED => bail!(
+        let why = match status {
+            StatusCode::UNAUTHORIZED => format!(
                 "{error}; name the token's file with --token-file, or the host's data directory or configuration with \
                  --data or --config"
             ),
-            _ => Err(HostErrorAnswer { status, why: error }.into()),
-        }
+            _ => error,
+        };
+        Err(HostErrorAnswer { status, why }.into())
     }
 
     async fn send(&self, request: Builder) -> Result<Response<Incoming>> {

@@ -5,6 +5,7 @@ use super::{CheckArgs, PullArgs, PushArgs, SignArgs, VerifyArgs};
 use crate::cli::out::Out;
 use crate::config::TrustedKeys;
 use anyhow::{Context as _, Result, bail, ensure};
+use dropsonde_model::names::is_plugin;
 use dropsonde_registry::{About, Credentials, Registry};
 use dropsonde_sandbox::replace::{SHARED, replace_file};
 use minisign::SecretKeyBox;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub(super) async fn pull(args: PullArgs, out: &mut Out) -> Result<()> {
     let trusted = trusted_keys(&args.key, &args.data)?;
     let reference = &args.reference;
-    let pulled = Registry::new(reference, Credentials::of_docker())?.pull(reference).await?;
+    let pulled = Registry::new(reference, Credentials::of_user())?.pull(reference).await?;
     if let Some(wanted) = args.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(pulled.digest.hex())) {
         bail!("{reference}: its sha256 is {}, and --sha256 wants {wanted}", pulled.digest.hex());
     }
@@ -24,8 +25,11 @@ pub(super) async fn pull(args: PullArgs, out: &mut Out) -> Result<()> {
         let signature = signature.with_context(|| format!("{reference}: it is not signed, and a key is wanted"))?;
         trusted.verify(&pulled.component, signature).with_context(|| reference.to_string())?;
     }
-    let name = reference.repository.rsplit('/').next().unwrap_or_default();
-    let file = args.out.unwrap_or_else(|| PathBuf::from(format!("{name}.wasm")));
+    let usual = || PathBuf::from(format!("{}.wasm", reference.repository.rsplit('/').next().unwrap_or_default()));
+    let file = args.out.unwrap_or_else(usual);
+    let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+    let is_plugin_file = is_plugin(&name) && file.extension().is_some_and(|extension| extension == "wasm");
+    ensure!(is_plugin_file, "no plugin can be called {name:?}: name a file such as redis.wasm with --out");
     // What it can do is shown beside what the file that it replaces can do.
     let folder = tempfile_beside(&file)?;
     let new = folder.join(file.file_name().context("--out names no file")?);
@@ -37,8 +41,14 @@ pub(super) async fn pull(args: PullArgs, out: &mut Out) -> Result<()> {
     let shown = shown.await;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     shown?;
-    if let Some(signature) = &pulled.signature {
-        write(&TrustedKeys::signature_of(&file), signature.as_bytes())?;
+    let signature = TrustedKeys::signature_of(&file);
+    match &pulled.signature {
+        Some(text) => write(&signature, text.as_bytes())?,
+        // That of another version would be wrong.
+        None if signature.exists() => {
+            fs::remove_file(&signature).with_context(|| format!("cannot remove {}", signature.display()))?;
+        }
+        None => {}
     }
     write(&file, &pulled.component)?;
     let signed = match (&pulled.signature, trusted.is_empty()) {
@@ -70,7 +80,7 @@ pub(super) async fn push(args: PushArgs, out: &mut Out) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", signature.display())),
     };
-    let registry = Registry::new(&args.reference, Credentials::of_docker())?;
+    let registry = Registry::new(&args.reference, Credentials::of_user())?;
     let annotations: BTreeMap<String, String> = checked
         .about()
         .into_iter()

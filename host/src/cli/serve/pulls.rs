@@ -12,11 +12,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// First wait before a pull is tried again, and the longest: each is twice as long as the one before.
 const RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(600);
+
+/// A component may have many bytes, which are in memory while it is pulled.
+static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 /// The folder in the data directory with the records of pulls.
 const FOLDER: &str = "pulled";
@@ -70,15 +74,19 @@ impl Pull {
     async fn until_done(self) {
         let pull = Arc::new(self);
         let looking = pull.clone();
-        let is_there = tokio::task::spawn_blocking(move || looking.is_there()).await.unwrap_or(false);
+        let there = tokio::task::spawn_blocking(move || looking.there()).await.unwrap_or_default();
         // Bytes that have a digest never change. A tag may have been moved while the host was not running.
         let is_pinned = pull.sha256.is_some() || pull.from.contains('@');
-        if is_there && is_pinned {
+        if there.is_some() && is_pinned {
             return;
         }
         let mut wait = RETRY;
         loop {
-            match pull.pull().await {
+            let pulled = match ONE_AT_A_TIME.acquire().await {
+                Ok(_turn) => pull.pull(there.as_ref()).await,
+                Err(_) => return,
+            };
+            match pulled {
                 Ok(()) => return,
                 Err(error) => {
                     let why = text::error(&*error);
@@ -87,7 +95,7 @@ impl Pull {
                         from = &*pull.from,
                         why,
                         "the plugin cannot be pulled; {}, and the pull is tried again in {} s",
-                        if is_there { "what was pulled before stays" } else { "it is missing" },
+                        if there.is_some() { "what was pulled before stays" } else { "it is missing" },
                         wait.as_secs()
                     );
                 }
@@ -97,27 +105,38 @@ impl Pull {
         }
     }
 
-    /// Returns whether the plugin's file is what was pulled for this reference.
-    fn is_there(&self) -> bool {
-        let record = fs::read(&self.record).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let component = fs::read(&self.file).ok();
-        record
-            .zip(component)
-            .is_some_and(|(record, component)| record.from == self.from && record.component == Digest::of(&component))
+    /// Returns the digest of the plugin's file, if that is what was pulled for this reference.
+    fn there(&self) -> Option<Digest> {
+        let record: Record = serde_json::from_slice(&fs::read(&self.record).ok()?).ok()?;
+        let component = Digest::of(&fs::read(&self.file).ok()?);
+        (record.from == self.from && record.component == component).then_some(component)
     }
 
-    async fn pull(self: &Arc<Self>) -> Result<()> {
+    /// Pulls the component, unless it is the one that is there.
+    async fn pull(self: &Arc<Self>, there: Option<&Digest>) -> Result<()> {
         let reference: Reference = self.from.parse()?;
-        let pulled = Registry::new(&reference, Credentials::of_docker())?.pull(&reference).await?;
+        let named = reference.clone();
+        let registry = tokio::task::spawn_blocking(move || Registry::new(&named, Credentials::of_user())).await??;
+        let component = registry.component(&reference).await?;
+        if there == Some(&component) {
+            return Ok(());
+        }
+        self.check_pin(&component)?;
+        let pulled = registry.pull(&reference).await?;
         let pull = self.clone();
         tokio::task::spawn_blocking(move || pull.put(&pulled)).await?
     }
 
+    fn check_pin(&self, component: &Digest) -> Result<()> {
+        match self.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(component.hex())) {
+            Some(wanted) => bail!("its sha256 is {}, and plugins.{}.sha256 wants {wanted}", component.hex(), self.name),
+            None => Ok(()),
+        }
+    }
+
     /// Puts what was pulled into the plugins folder, if it is what the configuration allows.
     fn put(&self, pulled: &Pulled) -> Result<()> {
-        if let Some(wanted) = self.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(pulled.digest.hex())) {
-            bail!("its sha256 is {}, and plugins.{}.sha256 wants {wanted}", pulled.digest.hex(), self.name);
-        }
+        self.check_pin(&pulled.digest)?;
         ensure!(pulled.component.len() as u64 <= plugins::LARGEST, "it is too large");
         if !self.trusted.is_empty() {
             let signature = pulled.signature.as_ref().context("it is not signed, and trusted_keys is set")?;

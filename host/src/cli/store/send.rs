@@ -10,6 +10,7 @@ use dropsonde_delivery::{Feedback, KeptSeries, as_text, kept_cursor, send_kept};
 use dropsonde_engine::machine_name;
 use dropsonde_engine::series::exported_from;
 use dropsonde_model::Labels;
+use dropsonde_model::time::time_at;
 use dropsonde_promql::{Matcher, parse_selector};
 use dropsonde_store::FoundSeries;
 use dropsonde_store::inspect::{self, ExportFilter};
@@ -46,7 +47,12 @@ pub(in crate::cli) async fn send(args: SendArgs, out: &mut Out) -> Result<()> {
     let Some((first_ms, last_ms)) = span_ms(&series) else {
         bail!("there is nothing to send: no series in {} is as wanted", folder.display());
     };
-    let until_ms = args.until.unwrap_or(now_ms).min(last_ms.saturating_add(1));
+    let until = match &args.until {
+        // The identity below has the text, so that the same command goes on where it was stopped.
+        Some(text) => time_at(text, now_ms).with_context(|| format!("--until {text}: not a time"))?,
+        None => now_ms,
+    };
+    let until_ms = until.min(last_ms.saturating_add(1));
     let since_ms = destination.config.since.ms_before(now_ms).max(first_ms);
     if since_ms >= until_ms {
         bail!("there is nothing to send: history is from {} to {}", time(first_ms), time(last_ms));

@@ -60,7 +60,7 @@ impl Resolver {
     }
 
     /// Opens an absolute path and follows its symlinks, which do not lead out of a root.
-    pub(super) fn open(self, path: &Path, beneath: Option<&Root>) -> Result<OwnedFd, FileError> {
+    pub(crate) fn open(self, path: &Path, beneath: Option<&Root>) -> Result<OwnedFd, FileError> {
         if self == Self::Stepwise {
             return open_stepwise(path, beneath);
         }

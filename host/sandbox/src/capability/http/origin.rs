@@ -3,14 +3,20 @@
 use super::address::{Network, is_public};
 use super::rule::{Rule, SOCKET};
 use crate::Root;
+use crate::capability::files::Resolver;
 use http::uri::Scheme;
 use http::{Request, Uri};
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// The rules about requests: where they may go, and with which methods and paths.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins {
     rules: Vec<Rule>,
+    /// What paths of sockets are below.
+    root: Option<Root>,
     /// Networks, besides the internet, that host names may resolve to.
     networks: Vec<Network>,
 }
@@ -59,11 +65,16 @@ impl Origins {
         Ok(())
     }
 
-    /// Moves the sockets below a root.
-    pub(crate) fn begin_at(&mut self, root: &Root) {
-        for socket in self.rules.iter_mut().filter_map(|rule| rule.socket.as_mut()) {
-            *socket = root.outside(socket);
-        }
+    /// Makes all paths of sockets those below a root.
+    pub(crate) fn begin_at(&mut self, root: Root) {
+        self.root = Some(root);
+    }
+
+    /// Opens a socket, without leaving the root. Returns the path to connect to, and a handle that keeps it.
+    pub(super) fn socket(&self, path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
+        let Some(root) = &self.root else { return Ok((path.to_owned(), None)) };
+        let handle = Resolver::of_this_process().open(path, Some(root)).map_err(|_| io::ErrorKind::NotFound)?;
+        Ok((format!("/proc/self/fd/{}", handle.as_raw_fd()).into(), Some(handle)))
     }
 
     /// Explains why networks alone are useless, if no origin is granted.

@@ -176,7 +176,8 @@ async fn send(
     let connect = async {
         match &rule.socket {
             Some(socket) => {
-                let stream = UnixStream::connect(socket).await.map_err(Error::Connect)?;
+                let (path, _handle) = origins.socket(socket).map_err(Error::Connect)?;
+                let stream = UnixStream::connect(path).await.map_err(Error::Connect)?;
                 Ok(Box::new(stream) as Box<dyn ByteStream>)
             }
             None => connect(origins, rule, &origin, &permit).await,
