@@ -153,7 +153,9 @@ mod tests {
                     let plugin = folder.path().join("plugin");
                     create(&plugin, "my-plugin", language, kind, None).unwrap();
                     let text = fs::read_to_string(plugin.join(path)).unwrap();
-                    assert!(!text.contains("{{"), "{language:?} {path}: {text}");
+                    for left in ["{{name}}", "{{about}}", "{{world}}", "{{sdk}}"] {
+                        assert!(!text.contains(left), "{language:?} {path}: {text}");
+                    }
                 }
             }
         }

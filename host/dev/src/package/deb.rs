@@ -47,8 +47,8 @@ pub(super) fn package(contents: &Contents) -> Result<Vec<u8>> {
     let time = contents.time;
     let members = [
         ("debian-binary", b"2.0\n".to_vec()),
-        ("control.tar.gz", gzip(&control.tar("./", time)?)?),
-        ("data.tar.gz", gzip(&data.tar("./", time)?)?),
+        ("control.tar.gz", gzip(&control.tar("", time)?)?),
+        ("data.tar.gz", gzip(&data.tar("", time)?)?),
     ];
     Ok(ar(&members, time))
 }

@@ -94,7 +94,7 @@ mod tests {
         let mut tree = Tree::default();
         tree.add("usr/bin/x", 0o755, "binary");
         tree.add_folder("var/lib/x", 0o700, 7);
-        let bytes = tree.tar("./", 42).unwrap();
+        let bytes = tree.tar("top/", 42).unwrap();
         let mut read = tar::Archive::new(bytes.as_slice());
         let entries = read.entries().unwrap().map(|entry| {
             let entry = entry.unwrap();
@@ -104,14 +104,14 @@ mod tests {
         });
         let of = |path: &str, mode, owner| (path.to_owned(), mode, owner);
         let expected = [
-            of("./usr/", 0o755, 0),
-            of("./usr/bin/", 0o755, 0),
-            of("./usr/bin/x", 0o755, 0),
-            of("./var/", 0o755, 0),
-            of("./var/lib/", 0o755, 0),
-            of("./var/lib/x/", 0o700, 7),
+            of("top/usr/", 0o755, 0),
+            of("top/usr/bin/", 0o755, 0),
+            of("top/usr/bin/x", 0o755, 0),
+            of("top/var/", 0o755, 0),
+            of("top/var/lib/", 0o755, 0),
+            of("top/var/lib/x/", 0o700, 7),
         ];
         assert_eq!(entries.collect::<Vec<_>>(), expected);
-        assert_eq!(bytes, tree.tar("./", 42).unwrap());
+        assert_eq!(bytes, tree.tar("top/", 42).unwrap());
     }
 }
