@@ -92,7 +92,9 @@ pub(super) async fn doctor(args: DoctorArgs, out: &mut Out) -> Result<()> {
         say!(out, "{}", serde_json::to_string_pretty(&findings.iter().map(row).collect::<Vec<_>>())?);
     } else {
         for Finding { name, outcome, text } in &findings {
-            say!(out, "{:<6} {name:<15} {}", outcome.as_str(), text.replace('\n', "\n                       "));
+            let line =
+                format!("{:<6} {name:<15} {}", outcome.as_str(), text.replace('\n', "\n                       "));
+            say!(out, "{}", line.trim_end());
         }
     }
     match findings.iter().filter(|finding| finding.outcome == Outcome::Wrong).count() {
@@ -201,11 +203,7 @@ async fn host(args: &DoctorArgs, config: &Config) -> Finding {
         Ok(None) => Finding::wrong(NAME, format!("what answers at {} is no Dropsonde host", config.listen)),
         Ok(Some(health)) if health.status == HEALTHY => Finding::fine(NAME, health.status),
         Ok(Some(health)) => Finding::wrong(NAME, format!("{}: {}", health.status, health.reasons.join("\n"))),
-        Err(error) => Finding {
-            name: NAME,
-            outcome: Outcome::Note,
-            text: format!("{}; `systemctl start dropsonde` or `dropsonde serve` starts one", text::error(&*error)),
-        },
+        Err(error) => Finding { name: NAME, outcome: Outcome::Note, text: text::error(&*error) },
     }
 }
 
