@@ -2,13 +2,23 @@
 
 use super::client::{HostClient, encode};
 use super::out::Out;
-use super::{AlertsArgs, query};
+use super::{ClientArgs, query};
 use anyhow::{Context as _, Result};
+use clap::Args;
 use dropsonde_model::Right;
 use dropsonde_model::text::harmless;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::Write as _;
+
+#[derive(Debug, Args)]
+pub(super) struct AlertsArgs {
+    /// Only alerts in this state: pending, firing or resolved; repeatable [default: all]
+    #[arg(long, value_name = "STATE")]
+    state: Vec<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
 
 #[derive(Deserialize)]
 struct AlertRow {

@@ -1,11 +1,20 @@
 //! `dropsonde config`: the keys of the configuration, without a host.
 
-use super::ConfigArgs;
 use super::out::Out;
 use crate::config::{ConfigKey, keys, reference};
 use anyhow::{Result, anyhow};
+use clap::Args;
 use serde_json::json;
 use std::io::Write as _;
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    /// Keys or tables, such as `store.retention`, `retention` or `store` [default: all keys]
+    key: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 pub(super) fn config(out: &mut Out, args: &ConfigArgs) -> Result<()> {
     let mut meant = Vec::new();

@@ -1,14 +1,23 @@
 //! `dropsonde docs` and `completions`: the handbook, manual pages, and what shells complete, without a host.
 
-use super::DocsArgs;
 use super::out::Out;
 use anyhow::{Context as _, Result, bail};
-use clap::Command;
+use clap::{Args, Command};
 use clap_complete::Shell;
 use dropsonde_http::handbook::{PAGES, page};
 use dropsonde_model::nearest::nearest;
 use std::fs;
 use std::io::Write as _;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct DocsArgs {
+    /// Page to print, such as `configuration` [default: list all pages]
+    page: Option<String>,
+    /// Write manual pages of all commands, for `man`, into a folder
+    #[arg(long, value_name = "DIR", conflicts_with = "page")]
+    man: Option<PathBuf>,
+}
 
 /// Prints a page or the list of pages, or writes manual pages of all commands of `cli`.
 pub(super) fn docs(out: &mut Out, args: &DocsArgs, cli: Command) -> Result<()> {

@@ -1,11 +1,12 @@
 //! `dropsonde doctor`: looks at everything that a host needs on this machine, and says what to do about what is wrong.
 
-use super::DoctorArgs;
+use super::HostArgs;
 use super::client::HostClient;
 use super::out::Out;
 use super::serve::check;
 use crate::config::{Config, ConfigFile};
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use dropsonde_engine::{HISTORY, json};
 use dropsonde_model::{Right, text};
 use dropsonde_sandbox::Root;
@@ -15,8 +16,26 @@ use rustix::process::{Resource, getrlimit};
 use serde::Deserialize;
 use serde_json::json;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// As the host is started
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// As the host is started
+    #[arg(long)]
+    insecure: bool,
+    /// As the host is started
+    #[arg(long)]
+    trust_tag: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Share of a disk that must be free, in percent.
 const FREE_PERCENT: u64 = 5;

@@ -17,12 +17,16 @@ mod serve;
 mod store;
 mod units;
 
-use crate::config::{Config, ConfigFile, Listen, Size};
+use crate::config::{Config, ConfigFile};
 use crate::host::compile_if_told;
 use crate::tracing::{self, LogFormat, LogOptions};
+use alerts::AlertsArgs;
 use anyhow::Context as _;
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use config::ConfigArgs;
+use docs::DocsArgs;
+use doctor::DoctorArgs;
 use dropsonde_engine::address_space::{BLOCKING_THREADS, THREAD_STACK};
 use dropsonde_engine::memory;
 use dropsonde_model::text;
@@ -30,10 +34,15 @@ use dropsonde_model::time::time_at;
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use out::{Out, aside, is_reader_gone};
 use plugin::PluginCommand;
+use promql::QueryArgs;
+use query::{InstanceArgs, InstancesArgs, RangeArgs};
+use rules::RulesCommand;
+use serve::ServeArgs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
+use store::StoreCommand;
 
 /// A telemetry host: polls sandboxed WebAssembly plugins, keeps their samples as history, and serves them as JSON, live
 /// streams and Prometheus metrics.
@@ -138,186 +147,6 @@ enum Command {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum RulesCommand {
-    /// Read rule files, and report mistakes in them, in their expressions and in their templates
-    ///
-    /// Example: dropsonde rules check rules/*.yml
-    Check(RuleFilesArgs),
-    /// Run unit tests of rules, in the format of `promtool test rules`
-    ///
-    /// Example: dropsonde rules test alerts_test.yml
-    Test(RuleFilesArgs),
-}
-
-#[derive(Debug, Args)]
-struct RuleFilesArgs {
-    /// Files in YAML
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Args)]
-struct ServeArgs {
-    /// Configuration file (TOML) [default: /etc/dropsonde/dropsonde.toml as root, else
-    /// $XDG_CONFIG_HOME/dropsonde/dropsonde.toml or ~/.config/dropsonde/dropsonde.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Folder of plugins, NAME.wasm files [default: `plugins` in the data directory]
-    #[arg(long, value_name = "DIR")]
-    plugins: Option<PathBuf>,
-    /// Data directory, for everything that is kept between starts: history, tokens, plugins and their state [default:
-    /// /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde or ~/.local/state/dropsonde]
-    #[arg(long, value_name = "DIR", conflicts_with = "memory_only")]
-    data: Option<PathBuf>,
-    /// Write nothing to disk: history and plugins' state are lost when the host stops
-    #[arg(long)]
-    memory_only: bool,
-    /// Show made-up series of 50 instances with two hours of history, to look around; nothing is written to disk
-    #[arg(long, conflicts_with_all = ["config", "data", "plugins"])]
-    demo: bool,
-    /// Address and port to serve HTTP on (port 0: any free port), or unix:PATH [default: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<Listen>,
-    /// Let other machines connect without TLS and read without a token
-    #[arg(long)]
-    insecure: bool,
-    /// Pull plugins by a tag alone (`from = "registry.example/plugins/redis:1"`), which can be moved to other bytes
-    #[arg(long)]
-    trust_tag: bool,
-    /// Folder that plugins take for `/`, for a host in a container that measures its machine: grants and the paths that
-    /// plugins read are below it
-    #[arg(long, value_name = "DIR")]
-    rootfs: Option<PathBuf>,
-    /// Check the configuration, the files it names and the plugins, print all errors, and exit
-    #[arg(long)]
-    check: bool,
-    /// Print the configuration that would be in force, without secrets, and exit
-    #[arg(long, conflicts_with = "check")]
-    print_config: bool,
-}
-
-#[derive(Debug, Args)]
-struct DocsArgs {
-    /// Page to print, such as `configuration` [default: list all pages]
-    page: Option<String>,
-    /// Write manual pages of all commands, for `man`, into a folder
-    #[arg(long, value_name = "DIR", conflicts_with = "page")]
-    man: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct DoctorArgs {
-    #[command(flatten)]
-    host: HostArgs,
-    /// As the host is started
-    #[arg(long, value_name = "DIR")]
-    rootfs: Option<PathBuf>,
-    /// As the host is started
-    #[arg(long)]
-    insecure: bool,
-    /// As the host is started
-    #[arg(long)]
-    trust_tag: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct ConfigArgs {
-    /// Keys or tables, such as `store.retention`, `retention` or `store` [default: all keys]
-    key: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum StoreCommand {
-    /// Show how many rows and series are stored, their times and their disk usage
-    Stats(StoreArgs),
-    /// Read all files and report damage; exits with 1 if there is any
-    Verify(StoreArgs),
-    /// Print history as CSV or OpenMetrics
-    ///
-    /// Example: dropsonde store export --instance host --since 2026-11-21T00:00:00Z > host.csv
-    Export(ExportArgs),
-    /// Send history to another server by remote write; the same command goes on where it was stopped
-    ///
-    /// Examples:
-    ///   dropsonde store send --to http://victoria:8428/api/v1/write --since 7d
-    ///   dropsonde store send --config dropsonde.toml --to far --match '{id=~"web-.*"}'
-    #[command(verbatim_doc_comment)]
-    Send(SendArgs),
-}
-
-#[derive(Debug, Args)]
-struct SendArgs {
-    #[command(flatten)]
-    data: DataArgs,
-    /// URL to send to, or the name of a server of [[remote_write]] in --config
-    #[arg(long, value_name = "URL|NAME")]
-    to: String,
-    /// Send samples from this time on: a span before now such as 7d, or RFC 3339 [default: all]
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Send samples before this time: RFC 3339, Unix seconds, or -1h [default: now]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    until: Option<String>,
-    /// Send series that one of these selectors selects; repeatable [default: all]
-    #[arg(long = "match", value_name = "SELECTOR")]
-    matches: Vec<String>,
-    /// A further header of requests; repeatable
-    #[arg(long, value_name = "NAME: VALUE")]
-    header: Vec<String>,
-    /// File with a bearer token
-    #[arg(long, value_name = "FILE")]
-    bearer_token_file: Option<PathBuf>,
-    /// The most bytes per second, such as 1MiB [default: 16MiB]
-    #[arg(long, value_name = "SIZE")]
-    rate: Option<Size>,
-    /// Send also what was sent before
-    #[arg(long)]
-    again: bool,
-}
-
-#[derive(Debug, Args)]
-struct StoreArgs {
-    #[command(flatten)]
-    data: DataArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct ExportArgs {
-    #[command(flatten)]
-    data: DataArgs,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
-    format: ExportFormat,
-    /// Instance to export; repeatable [default: all instances]
-    #[arg(long, value_name = "ID", value_parser = instance_id)]
-    instance: Vec<InstanceId>,
-    /// Export samples from this time on: RFC 3339, Unix seconds, or -1h
-    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
-    since: Option<i64>,
-    /// Export samples before this time: RFC 3339, Unix seconds, or -1h
-    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
-    until: Option<i64>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ExportFormat {
-    /// One line per value; counters as rates, as queries show them
-    Csv,
-    /// For `promtool tsdb create-blocks-from openmetrics`; counters as running totals, values in base units
-    #[value(name = "openmetrics")]
-    OpenMetrics,
-}
-
 #[derive(Debug, Args)]
 struct DataArgs {
     /// The host's configuration file (TOML), from which the command learns the host's address, data directory and
@@ -395,86 +224,6 @@ struct ClientArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Args)]
-struct InstancesArgs {
-    /// Only instances with this label, as KEY=VALUE; repeatable: all must match
-    #[arg(long, value_name = "KEY=VALUE")]
-    label: Vec<String>,
-    /// Only instances in this state
-    #[arg(long, value_enum, value_name = "STATE")]
-    state: Option<StateArg>,
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum StateArg {
-    Tracked,
-    Paused,
-    Ended,
-}
-
-impl StateArg {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Tracked => "tracked",
-            Self::Paused => "paused",
-            Self::Ended => "ended",
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-struct InstanceArgs {
-    /// Id of the instance
-    id: String,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Debug, Args)]
-struct RangeArgs {
-    /// Id of the instance
-    id: String,
-    /// Time span up to now, such as 30m, 6h or 7d
-    #[arg(long, default_value = "1h", value_name = "SPAN")]
-    range: String,
-    /// Draw only this field, as a large chart [default: one line per field]
-    #[arg(long, value_name = "FIELD")]
-    field: Option<String>,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Debug, Args)]
-struct QueryArgs {
-    /// The expression
-    expression: String,
-    /// The time of the values, or the end of the range: RFC 3339, Unix seconds, or -1h [default: now]
-    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
-    time: Option<i64>,
-    /// Draw the values of this time, such as 30m, 6h or 7d [default: one value]
-    #[arg(long, value_name = "SPAN")]
-    range: Option<String>,
-    /// The time between two values [default: a 240th of the range, at least 1s]
-    #[arg(long, value_name = "SPAN", requires = "range")]
-    step: Option<String>,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Debug, Args)]
-struct AlertsArgs {
-    /// Only alerts in this state: pending, firing or resolved; repeatable [default: all]
-    #[arg(long, value_name = "STATE")]
-    state: Vec<String>,
-    #[command(flatten)]
-    client: ClientArgs,
 }
 
 /// The argument with which a host starts its own binary to compile a plugin. Not a command for people.

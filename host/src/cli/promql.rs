@@ -3,14 +3,32 @@
 use super::chart;
 use super::client::{HostClient, encode};
 use super::out::{Out, aside};
-use super::{QueryArgs, query};
+use super::{ClientArgs, query, time};
 use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
 use dropsonde_model::Right;
 use dropsonde_openmetrics::series_text;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Debug, Args)]
+pub(super) struct QueryArgs {
+    /// The expression
+    expression: String,
+    /// The time of the values, or the end of the range: RFC 3339, Unix seconds, or -1h [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
+    time: Option<i64>,
+    /// Draw the values of this time, such as 30m, 6h or 7d [default: one value]
+    #[arg(long, value_name = "SPAN")]
+    range: Option<String>,
+    /// The time between two values [default: a 240th of the range, at least 1s]
+    #[arg(long, value_name = "SPAN", requires = "range")]
+    step: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
 
 /// The number of values that a range has if the step is not given.
 const USUAL_POINTS: f64 = 240.0;

@@ -3,9 +3,9 @@
 use super::chart;
 use super::client::{HostClient, HostErrorAnswer, encode};
 use super::out::{Out, aside};
-use super::units;
-use super::{InstanceArgs, InstancesArgs, RangeArgs};
+use super::{ClientArgs, units};
 use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
 use dropsonde_model::Right;
 use dropsonde_model::nearest::nearest;
 use http_body_util::BodyExt;
@@ -16,6 +16,60 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(super) struct InstancesArgs {
+    /// Only instances with this label, as KEY=VALUE; repeatable: all must match
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// Only instances in this state
+    #[arg(long, value_enum, value_name = "STATE")]
+    state: Option<StateArg>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum StateArg {
+    Tracked,
+    Paused,
+    Ended,
+}
+
+impl StateArg {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tracked => "tracked",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InstanceArgs {
+    /// Id of the instance
+    id: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RangeArgs {
+    /// Id of the instance
+    id: String,
+    /// Time span up to now, such as 30m, 6h or 7d
+    #[arg(long, default_value = "1h", value_name = "SPAN")]
+    range: String,
+    /// Draw only this field, as a large chart [default: one line per field]
+    #[arg(long, value_name = "FIELD")]
+    field: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
 
 /// Time between two attempts to connect again.
 const RECONNECT: Duration = Duration::from_secs(1);

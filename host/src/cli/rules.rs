@@ -1,10 +1,29 @@
 //! `dropsonde rules`: checks and tests rule files, without a host.
 
 use super::out::{Out, aside};
-use super::{RuleFilesArgs, RulesCommand};
 use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
 use dropsonde_rules::{RuleFile, TestFile};
 use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RulesCommand {
+    /// Read rule files, and report mistakes in them, in their expressions and in their templates
+    ///
+    /// Example: dropsonde rules check rules/*.yml
+    Check(RuleFilesArgs),
+    /// Run unit tests of rules, in the format of `promtool test rules`
+    ///
+    /// Example: dropsonde rules test alerts_test.yml
+    Test(RuleFilesArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RuleFilesArgs {
+    /// Files in YAML
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
 
 pub(super) fn rules(command: &RulesCommand, out: &mut Out) -> Result<()> {
     match command {

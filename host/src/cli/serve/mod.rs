@@ -12,13 +12,13 @@ mod file_watcher;
 mod pulls;
 mod systemd;
 
-use super::ServeArgs;
 use super::out::{Out, aside};
-use crate::config::{Config, ConfigFile, in_force};
+use crate::config::{Config, ConfigFile, Listen, in_force};
 use crate::host::{Host, NOT_WRITTEN};
 use crate::reload::ReloadReport;
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
 use dropsonde_engine::metrics::HostMetrics;
 use dropsonde_http::App;
 use dropsonde_http::reload::ReloadReply;
@@ -34,6 +34,46 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub(super) struct ServeArgs {
+    /// Configuration file (TOML) [default: /etc/dropsonde/dropsonde.toml as root, else
+    /// $XDG_CONFIG_HOME/dropsonde/dropsonde.toml or ~/.config/dropsonde/dropsonde.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of plugins, NAME.wasm files [default: `plugins` in the data directory]
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// Data directory, for everything that is kept between starts: history, tokens, plugins and their state [default:
+    /// /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde or ~/.local/state/dropsonde]
+    #[arg(long, value_name = "DIR", conflicts_with = "memory_only")]
+    data: Option<PathBuf>,
+    /// Write nothing to disk: history and plugins' state are lost when the host stops
+    #[arg(long)]
+    memory_only: bool,
+    /// Show made-up series of 50 instances with two hours of history, to look around; nothing is written to disk
+    #[arg(long, conflicts_with_all = ["config", "data", "plugins"])]
+    demo: bool,
+    /// Address and port to serve HTTP on (port 0: any free port), or unix:PATH [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<Listen>,
+    /// Let other machines connect without TLS and read without a token
+    #[arg(long)]
+    insecure: bool,
+    /// Pull plugins by a tag alone (`from = "registry.example/plugins/redis:1"`), which can be moved to other bytes
+    #[arg(long)]
+    trust_tag: bool,
+    /// Folder that plugins take for `/`, for a host in a container that measures its machine: grants and the paths that
+    /// plugins read are below it
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// Check the configuration, the files it names and the plugins, print all errors, and exit
+    #[arg(long)]
+    check: bool,
+    /// Print the configuration that would be in force, without secrets, and exit
+    #[arg(long, conflicts_with = "check")]
+    print_config: bool,
+}
 
 /// Least address space, in bytes, in which a host with the bundled plugins starts: below it, there is no room for its
 /// threads.

@@ -1,8 +1,8 @@
 //! Exports history on disk as CSV, with one line per value, or as OpenMetrics.
 
-use super::{explain_folder_error, folder};
+use super::{ExportArgs, ExportFormat, explain_folder_error, folder};
+use crate::cli::Cli;
 use crate::cli::out::{Out, aside};
-use crate::cli::{Cli, ExportArgs, ExportFormat};
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;

@@ -7,18 +7,105 @@ use export::export;
 use send::send;
 
 use super::out::Out;
-use super::{DataArgs, StoreArgs, StoreCommand};
+use super::{DataArgs, instance_id, time};
+use crate::config::Size;
 use anyhow::{Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
 use dropsonde_engine::HISTORY;
 use dropsonde_engine::json;
 use dropsonde_engine::timeline;
-use dropsonde_store::ClockJump;
 use dropsonde_store::inspect::{self, FileDefect, FileTotals, FolderStats, VerifyReport};
+use dropsonde_store::{ClockJump, InstanceId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use tokio::task::block_in_place;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// Show how many rows and series are stored, their times and their disk usage
+    Stats(StoreArgs),
+    /// Read all files and report damage; exits with 1 if there is any
+    Verify(StoreArgs),
+    /// Print history as CSV or OpenMetrics
+    ///
+    /// Example: dropsonde store export --instance host --since 2026-11-21T00:00:00Z > host.csv
+    Export(ExportArgs),
+    /// Send history to another server by remote write; the same command goes on where it was stopped
+    ///
+    /// Examples:
+    ///   dropsonde store send --to http://victoria:8428/api/v1/write --since 7d
+    ///   dropsonde store send --config dropsonde.toml --to far --match '{id=~"web-.*"}'
+    #[command(verbatim_doc_comment)]
+    Send(SendArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SendArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// URL to send to, or the name of a server of [[remote_write]] in --config
+    #[arg(long, value_name = "URL|NAME")]
+    to: String,
+    /// Send samples from this time on: a span before now such as 7d, or RFC 3339 [default: all]
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Send samples before this time: RFC 3339, Unix seconds, or -1h [default: now]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    until: Option<String>,
+    /// Send series that one of these selectors selects; repeatable [default: all]
+    #[arg(long = "match", value_name = "SELECTOR")]
+    matches: Vec<String>,
+    /// A further header of requests; repeatable
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// File with a bearer token
+    #[arg(long, value_name = "FILE")]
+    bearer_token_file: Option<PathBuf>,
+    /// The most bytes per second, such as 1MiB [default: 16MiB]
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<Size>,
+    /// Send also what was sent before
+    #[arg(long)]
+    again: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StoreArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
+    format: ExportFormat,
+    /// Instance to export; repeatable [default: all instances]
+    #[arg(long, value_name = "ID", value_parser = instance_id)]
+    instance: Vec<InstanceId>,
+    /// Export samples from this time on: RFC 3339, Unix seconds, or -1h
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
+    since: Option<i64>,
+    /// Export samples before this time: RFC 3339, Unix seconds, or -1h
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
+    until: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ExportFormat {
+    /// One line per value; counters as rates, as queries show them
+    Csv,
+    /// For `promtool tsdb create-blocks-from openmetrics`; counters as running totals, values in base units
+    #[value(name = "openmetrics")]
+    OpenMetrics,
+}
 
 pub(super) async fn execute(command: StoreCommand, out: &mut Out) -> Result<()> {
     match command {

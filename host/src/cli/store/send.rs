@@ -1,7 +1,6 @@
 //! Sends history on disk to another server.
 
-use super::{explain_folder_error, folder};
-use crate::cli::SendArgs;
+use super::{SendArgs, explain_folder_error, folder};
 use crate::cli::out::{Out, aside};
 use crate::config::{Config, Destination, RemoteWriteConfig};
 use anyhow::{Context, Result, bail};
