@@ -225,7 +225,7 @@ struct StrictRegistry {
     heads: Arc<Mutex<Vec<String>>>,
 }
 
-/// What a server answers: status, further headers, body.
+/// An answer of a server: status, further headers, body.
 type Made = (u16, String, Vec<u8>);
 
 fn serve(answer: impl Fn(&str) -> Made + Send + Sync + 'static) -> StrictRegistry {

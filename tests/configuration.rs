@@ -1,4 +1,4 @@
-//! Where the configuration is found, the commands that show it, and `dropsonde doctor`.
+//! Tests how the configuration is found and shown, and `dropsonde doctor`.
 
 use crate::harness::{Host, dropsonde, run, wait_until};
 use serde_json::Value;

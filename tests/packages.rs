@@ -86,8 +86,8 @@ impl Debian {
     }
 
     fn install(&self, deb: &Path) {
-        fs::copy(deb, self.root().join("tmp/dropsonde.deb")).unwrap();
-        succeed(&mut self.command("apt-get install --yes /tmp/dropsonde.deb"));
+        fs::copy(deb, self.root().join("srv/dropsonde.deb")).unwrap();
+        succeed(&mut self.command("apt-get install --yes /srv/dropsonde.deb"));
     }
 
     /// Starts the host as its unit says.

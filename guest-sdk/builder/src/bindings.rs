@@ -10,28 +10,23 @@ use wit_bindgen_core::wit_parser::{Resolve, WorldId, WorldKey};
 use wit_bindgen_core::{Files, WorldGenerator};
 use wit_component::{ComponentEncoder, embed_component_metadata};
 
-macro_rules! glue {
-    ($($name:literal,)*) => {
-        [$(($name, include_str!(concat!("../../templates/", $name)))),*]
-    };
-}
+const C: [(&str, &str); 3] = include_files!["../../templates/c/glue/": "bindings.c", "dropsonde.c", "dropsonde.h"];
 
-const C: [(&str, &str); 3] = glue!["c/glue/bindings.c", "c/glue/dropsonde.c", "c/glue/dropsonde.h",];
-
-const GO: [(&str, &str); 13] = glue![
-    "go/glue/dropsonde.go",
-    "go/glue/go.mod",
-    "go/glue/host.go",
-    "go/glue/observer.go",
-    "go/glue/sampler.go",
-    "go/glue/source.go",
-    "go/glue/wit/export_dropsonde_plugin_observer/export.go",
-    "go/glue/wit/export_dropsonde_plugin_plugin/export.go",
-    "go/glue/wit/export_dropsonde_plugin_sampler/export.go",
-    "go/glue/wit/export_dropsonde_plugin_source/export.go",
-    "go/glue/wit/runtime/empty.s",
-    "go/glue/wit/runtime/runtime.go",
-    "go/glue/wit/types/types.go",
+const GO: [(&str, &str); 13] = include_files![
+    "../../templates/go/glue/":
+    "dropsonde.go",
+    "go.mod",
+    "host.go",
+    "observer.go",
+    "sampler.go",
+    "source.go",
+    "wit/export_dropsonde_plugin_observer/export.go",
+    "wit/export_dropsonde_plugin_plugin/export.go",
+    "wit/export_dropsonde_plugin_sampler/export.go",
+    "wit/export_dropsonde_plugin_source/export.go",
+    "wit/runtime/empty.s",
+    "wit/runtime/runtime.go",
+    "wit/types/types.go",
 ];
 
 /// The roles of plugins, which are names of interfaces that worlds export.
@@ -89,7 +84,7 @@ pub(crate) fn write_c(contract: &Contract, folder: &Path) -> Result<()> {
         ..Default::default()
     };
     generate(options.build(), &mut resolve, world, |name, text| write(folder, name, text))?;
-    C.iter().try_for_each(|(name, text)| write(folder, name.trim_start_matches("c/glue/"), text))
+    C.iter().try_for_each(|(name, text)| write(folder, name, text))
 }
 
 /// Writes the Go module that a plugin imports.
@@ -109,9 +104,9 @@ pub(crate) fn write_go(contract: &Contract, folder: &Path) -> Result<()> {
     })?;
     for (name, text) in GO {
         // Glue for a role that the world does not have would not compile.
-        let is_of = |role: &str| name.ends_with(&format!("/{role}.go")) || name.contains(&format!("_plugin_{role}/"));
+        let is_of = |role: &str| name == format!("{role}.go") || name.contains(&format!("_plugin_{role}/"));
         if ROLES.iter().all(|role| has(role) || !is_of(role)) {
-            write(folder, name.trim_start_matches("go/glue/"), text)?;
+            write(folder, name, text)?;
         }
     }
     Ok(())

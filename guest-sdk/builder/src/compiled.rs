@@ -2,6 +2,7 @@
 //! as code and some glue, is written into the folder `dropsonde` of the project, where editors find it too.
 
 use crate::bindings::{self, Contract};
+use crate::project::{check_file_name, language_in};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::fs;
@@ -49,21 +50,15 @@ const STACK: &str = "-Wl,-z,stack-size=131072";
 impl Compiled {
     /// Opens the plugin in a folder. None if the folder has neither `plugin.c` nor `plugin.go`.
     pub(crate) fn at(folder: &Path) -> Result<Option<Self>> {
-        let has = |name: &str| folder.join(name).is_file();
-        let language = match (has("plugin.c"), has("plugin.go")) {
-            (true, false) => Language::C,
-            (false, true) => Language::Go,
-            (true, true) => bail!("{} has a plugin.c and a plugin.go; remove one of them", folder.display()),
-            (false, false) => return Ok(None),
+        let Some(language) = language_in(folder, [("plugin.c", Language::C), ("plugin.go", Language::Go)])? else {
+            return Ok(None);
         };
         let folder = folder.canonicalize().with_context(|| format!("cannot enter {}", folder.display()))?;
         let file = folder.join("plugin.toml");
         let text = fs::read_to_string(&file)
             .with_context(|| format!("cannot read {}, which names the plugin", file.display()))?;
         let About { name, world } = toml::from_str(&text).with_context(|| file.display().to_string())?;
-        if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
-            bail!("{}: the plugin name {name:?} cannot be a file name", file.display());
-        }
+        check_file_name(&name, &file)?;
         Ok(Some(Self { folder, language, name, world }))
     }
 
@@ -177,7 +172,7 @@ fn go_version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Where a program is looked for.
+/// A place where programs are looked for.
 #[derive(Debug, Clone, Copy)]
 enum Looked {
     /// In the project's own Python environment.

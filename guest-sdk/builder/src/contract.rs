@@ -3,13 +3,8 @@
 use anyhow::{Context, Result};
 use std::path::Path;
 
-macro_rules! wit {
-    ($($name:literal),*) => {
-        [$(($name, include_str!(concat!("../../../wit/", $name)))),*]
-    };
-}
-
-const FILES: [(&str, &str); 14] = wit![
+const FILES: [(&str, &str); 14] = include_files![
+    "../../../wit/":
     "types.wit",
     "plugin.wit",
     "sampler.wit",

@@ -22,6 +22,13 @@
 //! * `component`: turns a core module into a component.
 //! * `progress`: prints each step with its time.
 
+/// Includes files as texts, with their names below a folder.
+macro_rules! include_files {
+    ($folder:literal: $($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!($folder, $name)))),*]
+    };
+}
+
 #[cfg(feature = "bindings")]
 mod bindings;
 #[cfg(feature = "bindings")]

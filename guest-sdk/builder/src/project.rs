@@ -5,6 +5,25 @@ use crate::{Crate, Network, TARGET, Toolchain};
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 
+/// Returns the language whose source file a folder has, or none.
+pub(crate) fn language_in<L: Copy>(folder: &Path, [one, other]: [(&str, L); 2]) -> Result<Option<L>> {
+    let has = |name: &str| folder.join(name).is_file();
+    match (has(one.0), has(other.0)) {
+        (true, true) => bail!("{} has a {} and a {}; remove one of them", folder.display(), one.0, other.0),
+        (true, false) => Ok(Some(one.1)),
+        (false, true) => Ok(Some(other.1)),
+        (false, false) => Ok(None),
+    }
+}
+
+/// Checks the name of a plugin in its project file: it becomes the name of the component's file.
+pub(crate) fn check_file_name(name: &str, file: &Path) -> Result<()> {
+    if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
+        bail!("{}: the plugin name {name:?} cannot be a file name", file.display());
+    }
+    Ok(())
+}
+
 /// A plugin's sources, in any language.
 #[derive(Debug, Clone)]
 pub enum Project {

@@ -1,6 +1,7 @@
 //! Plugins in languages whose tools make a component from one file: Python and JavaScript.
 
 use crate::contract::{contract_text, write_contract};
+use crate::project::{check_file_name, language_in};
 use crate::reuse::{Inputs, reuse};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -66,21 +67,17 @@ struct Tool {
 impl Script {
     /// Opens the plugin in a folder. None if the folder has neither `plugin.py` nor `plugin.js`.
     pub(crate) fn at(folder: &Path) -> Result<Option<Self>> {
-        let has = |name: &str| folder.join(name).is_file();
-        let language = match (has("plugin.py"), has("plugin.js")) {
-            (true, false) => Language::Python,
-            (false, true) => Language::JavaScript,
-            (true, true) => bail!("{} has a plugin.py and a plugin.js; remove one of them", folder.display()),
-            (false, false) => return Ok(None),
+        let Some(language) =
+            language_in(folder, [("plugin.py", Language::Python), ("plugin.js", Language::JavaScript)])?
+        else {
+            return Ok(None);
         };
         let folder = folder.canonicalize().with_context(|| format!("cannot enter {}", folder.display()))?;
         let file = folder.join(language.project_file());
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("cannot read {}, which names the plugin", file.display()))?;
         let about = language.parse(&text).with_context(|| format!("{}", file.display()))?;
-        if about.name.is_empty() || about.name.contains(['/', '\0']) || about.name.starts_with('.') {
-            bail!("{}: the plugin name {:?} cannot be a file name", file.display(), about.name);
-        }
+        check_file_name(&about.name, &file)?;
         let world = about.dropsonde.world.unwrap_or_else(|| "sampler-plugin".to_owned());
         let mut packages = about.dependencies.keys().chain(about.dev_dependencies.keys());
         let chose_componentize_js = packages.any(|package| package == COMPONENTIZE_JS);

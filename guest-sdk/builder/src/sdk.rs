@@ -6,13 +6,8 @@ use std::fs;
 use std::path::Path;
 use toml::{Table, Value};
 
-macro_rules! sdk {
-    ($($name:literal,)*) => {
-        [$(($name, include_str!(concat!("../../", $name)))),*]
-    };
-}
-
-const FILES: [(&str, &str); 31] = sdk![
+const FILES: [(&str, &str); 31] = include_files![
+    "../../":
     "src/clock.rs",
     "src/contract.rs",
     "src/counters/cache.rs",

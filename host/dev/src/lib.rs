@@ -1,4 +1,4 @@
-//! What `cargo dev` does beyond running cargo.
+//! Sets up tools and makes packages, for `cargo dev`.
 //!
 //! # Layout
 //!

@@ -11,9 +11,9 @@ pub(crate) const CONFIG: &str = "application/vnd.wasm.config.v0+json";
 pub(crate) const COMPONENT: &str = "application/wasm";
 
 /// The annotation of the layer that has the signature of the component, as minisign writes it.
-pub const SIGNATURE: &str = "dropsonde.minisig";
+pub(crate) const SIGNATURE: &str = "dropsonde.minisig";
 
-/// What is pushed beside a component.
+/// The signature and the description with which a component is pushed.
 #[derive(Debug, Clone, Default)]
 pub struct About {
     /// The signature, as minisign writes it.

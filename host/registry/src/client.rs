@@ -42,7 +42,7 @@ pub(crate) struct Client {
     authorization: Mutex<Option<HeaderValue>>,
 }
 
-/// What is asked of the registry.
+/// A request to the registry.
 pub(crate) struct Ask<'a> {
     pub(crate) method: Method,
     /// The path at the registry, or a whole URL that it gave.

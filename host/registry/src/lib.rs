@@ -6,8 +6,9 @@
 //!
 //! let reference: Reference = "registry.example/plugins/redis:1".parse()?;
 //! let registry = Registry::new(&reference, Credentials::of_user())?;
-//! let pulled = registry.pull(&reference).await?;
-//! println!("{} has {} bytes", pulled.pinned, pulled.component.len());
+//! let found = registry.find(&reference).await?;
+//! let component = registry.pull(&found).await?;
+//! println!("{} has {} bytes", found.pinned, component.len());
 //! # Ok(())
 //! # }
 //! ```
@@ -24,7 +25,7 @@ mod credentials;
 mod reference;
 mod registry;
 
-pub use artifact::{About, SIGNATURE};
+pub use artifact::About;
 pub use credentials::Credentials;
 pub use reference::{BadReference, Digest, Reference};
-pub use registry::{Pulled, Registry};
+pub use registry::{Found, Registry};

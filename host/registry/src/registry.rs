@@ -15,16 +15,33 @@ const LARGEST_COMPONENT: u64 = 128 << 20;
 /// One registry, with what it allows this user.
 pub struct Registry(Client);
 
-/// A component that was pulled. Its bytes are those that the manifest names.
+/// An artifact that was found, by its manifest.
 #[derive(Debug, Clone)]
-pub struct Pulled {
-    pub component: Bytes,
-    /// The sha256 of the component.
-    pub digest: Digest,
+pub struct Found {
     /// The reference with the digest of the manifest: it names these bytes for ever.
     pub pinned: Reference,
-    /// The signature, as minisign writes it. Nobody has checked it yet.
-    pub signature: Option<String>,
+    component: Descriptor,
+}
+
+impl Found {
+    /// Returns the sha256 of the component.
+    pub fn digest(&self) -> &Digest {
+        &self.component.digest
+    }
+
+    /// Returns the signature of the component, as minisign writes it. Nobody has checked it yet.
+    pub fn signature(&self) -> Option<&str> {
+        self.component.annotations.get(SIGNATURE).map(String::as_str)
+    }
+
+    /// Fails if the configuration or an option, `by`, wants another sha256.
+    pub fn check_sha256(&self, wanted: Option<&str>, by: &str) -> Result<()> {
+        let found = self.digest().hex();
+        match wanted.filter(|wanted| !wanted.eq_ignore_ascii_case(found)) {
+            Some(wanted) => bail!("{}: its sha256 is {found}, and {by} wants {wanted}", self.pinned),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Registry {
@@ -33,19 +50,12 @@ impl Registry {
         Ok(Self(Client::new(reference, &credentials)?))
     }
 
-    /// Returns the digest of the component that a reference names now.
-    pub async fn component(&self, reference: &Reference) -> Result<Digest> {
-        let (_, component) = self.manifest(reference).await.with_context(|| reference.to_string())?;
-        Ok(component.digest)
+    /// Asks what a reference names now.
+    pub async fn find(&self, reference: &Reference) -> Result<Found> {
+        self.find_unnamed(reference).await.with_context(|| reference.to_string())
     }
 
-    /// Pulls a component, and checks its bytes against the digests in the reference and in the manifest.
-    pub async fn pull(&self, reference: &Reference) -> Result<Pulled> {
-        self.pull_unnamed(reference).await.with_context(|| reference.to_string())
-    }
-
-    /// Returns the digest of a manifest, and the descriptor of its component.
-    async fn manifest(&self, reference: &Reference) -> Result<(Digest, Descriptor)> {
+    async fn find_unnamed(&self, reference: &Reference) -> Result<Found> {
         let path = format!("/v2/{}/manifests/{}", reference.repository, reference.version());
         let answer = self.0.ask(&Ask { accept: MANIFEST, ..get(&path, LARGEST_MANIFEST) }).await?;
         match answer.status {
@@ -57,24 +67,24 @@ impl Registry {
         if let Some(wanted) = &reference.digest {
             ensure!(*wanted == manifest, "the registry gives a manifest with the digest {manifest}");
         }
-        Ok((manifest, Manifest::component(&answer.body)?))
-    }
-
-    async fn pull_unnamed(&self, reference: &Reference) -> Result<Pulled> {
-        let (manifest, component) = self.manifest(reference).await?;
+        let component = Manifest::component(&answer.body)?;
         let size = component.size;
         ensure!(size <= LARGEST_COMPONENT, "the component has {size} bytes; at most {LARGEST_COMPONENT} are pulled");
-        let path = format!("/v2/{}/blobs/{}", reference.repository, component.digest);
-        let answer = self.0.ask(&get(&path, usize::try_from(size)?)).await?;
+        Ok(Found { pinned: reference.pinned(manifest), component })
+    }
+
+    /// Pulls a component that was found, and checks its bytes against the digest in the manifest.
+    pub async fn pull(&self, found: &Found) -> Result<Bytes> {
+        self.pull_unnamed(found).await.with_context(|| found.pinned.to_string())
+    }
+
+    async fn pull_unnamed(&self, Found { pinned, component }: &Found) -> Result<Bytes> {
+        let path = format!("/v2/{}/blobs/{}", pinned.repository, component.digest);
+        let answer = self.0.ask(&get(&path, usize::try_from(component.size)?)).await?;
         ensure!(answer.status == StatusCode::OK, "the registry answers {} to the component", answer.said());
-        let found = Digest::of(&answer.body);
-        ensure!(found == component.digest, "the component has the digest {found} instead of {}", component.digest);
-        Ok(Pulled {
-            component: answer.body,
-            digest: found,
-            pinned: reference.pinned(manifest),
-            signature: component.annotations.get(SIGNATURE).cloned(),
-        })
+        let digest = Digest::of(&answer.body);
+        ensure!(digest == component.digest, "the component has the digest {digest} instead of {}", component.digest);
+        Ok(answer.body)
     }
 
     /// Pushes a component under the tag of a reference. Returns the reference with the digest of the manifest.

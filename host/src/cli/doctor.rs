@@ -10,7 +10,7 @@ use clap::Args;
 use dropsonde_engine::{HISTORY, json};
 use dropsonde_model::{Right, text};
 use dropsonde_sandbox::Root;
-use dropsonde_store::inspect;
+use dropsonde_store::inspect::{self, FolderStats};
 use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
 use serde::Deserialize;
@@ -40,7 +40,7 @@ pub(super) struct DoctorArgs {
 /// Share of a disk that must be free, in percent.
 const FREE_PERCENT: u64 = 5;
 
-/// How far ahead of the clock samples may be, in milliseconds.
+/// Samples further ahead of the clock than this, in milliseconds, show that it was set back.
 const AHEAD_MS: i64 = 60_000;
 
 /// A time that has certainly passed: the clock is wrong if it is before. In milliseconds.
@@ -52,7 +52,7 @@ const OPEN_FILES: u64 = 4096;
 /// The status of a host with which nothing is wrong.
 const HEALTHY: &str = "healthy";
 
-/// What was found out about one thing.
+/// The state of one thing that was looked at.
 struct Finding {
     name: &'static str,
     outcome: Outcome,
@@ -101,7 +101,10 @@ pub(super) async fn doctor(args: DoctorArgs, out: &mut Out) -> Result<()> {
                     findings.push(Finding::fine(part.name, about(part.name, &config)));
                 }
             }
-            findings.extend(tokio::task::block_in_place(|| [disk(&config), clock(&config)]));
+            findings.extend(tokio::task::block_in_place(|| {
+                let history = config.kept_dir().and_then(|data| inspect::stats(&data.join(HISTORY)).ok());
+                [disk(&config, history.as_ref()), clock(history.as_ref())]
+            }));
             findings.extend([open_files(), processes()]);
             findings.push(host(&args, &config).await);
         }
@@ -133,7 +136,7 @@ fn about(part: &str, config: &Config) -> String {
     path.map(|path| path.display().to_string()).unwrap_or_default()
 }
 
-fn disk(config: &Config) -> Finding {
+fn disk(config: &Config, history: Option<&FolderStats>) -> Finding {
     const NAME: &str = "disk";
     let Some(data) = config.kept_dir() else { return Finding::fine(NAME, "nothing is written") };
     let place = data.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/"));
@@ -152,7 +155,7 @@ fn disk(config: &Config) -> Finding {
         return Finding::wrong(NAME, text);
     }
     let most = config.store.max_disk.get() as u64;
-    let used = inspect::stats(&data.join(HISTORY)).map_or(0, |stats| stats.bytes());
+    let used = history.map_or(0, FolderStats::bytes);
     if most > free.saturating_add(used) {
         let text = format!("{free_mib} MiB are free on the disk of {place}; store.max_disk allows {} MiB", most >> 20);
         return Finding { name: NAME, outcome: Outcome::Note, text };
@@ -160,7 +163,7 @@ fn disk(config: &Config) -> Finding {
     Finding::fine(NAME, format!("{free_mib} MiB are free on the disk of {place}"))
 }
 
-fn clock(config: &Config) -> Finding {
+fn clock(history: Option<&FolderStats>) -> Finding {
     const NAME: &str = "clock";
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
@@ -168,8 +171,7 @@ fn clock(config: &Config) -> Finding {
     if now_ms < PASSED_MS {
         return Finding::wrong(NAME, format!("the clock says {now}; set it, or start a time service such as chrony"));
     }
-    let newest = config.kept_dir().and_then(|data| inspect::stats(&data.join(HISTORY)).ok()?.newest_ms);
-    match newest.filter(|newest| *newest > now_ms + AHEAD_MS) {
+    match history.and_then(|stats| stats.newest_ms).filter(|newest| *newest > now_ms + AHEAD_MS) {
         Some(newest) => Finding::wrong(
             NAME,
             format!(

@@ -1,4 +1,4 @@
-//! What the handbook says about each key. Its tables are the only list of keys for people: `dropsonde config` prints
+//! Reads the descriptions of all keys from the handbook. Its tables are the only list of keys for people: `dropsonde config` prints
 //! them, and packages ship them as the configuration to begin with.
 
 use dropsonde_http::handbook::{self, HandbookPage};
@@ -28,7 +28,7 @@ pub struct ConfigKey {
     pub is_required: bool,
     /// Whether a change takes a restart of the host.
     pub takes_restart: bool,
-    /// What it means, as plain text.
+    /// Its meaning, as plain text.
     pub meaning: String,
 }
 

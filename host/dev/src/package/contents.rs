@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What packages have in common.
+/// The files and facts that all packages share.
 pub(super) struct Contents {
     pub(super) version: String,
     pub(super) binary: Vec<u8>,
@@ -21,7 +21,7 @@ pub(super) struct Contents {
     completions: Vec<(&'static str, Vec<u8>)>,
     pub(super) changelog: Vec<u8>,
     pub(super) license: Vec<u8>,
-    /// What the binary is built of, in CycloneDX.
+    /// The bill of materials of the binary, in CycloneDX.
     pub(super) sbom: Vec<u8>,
     /// The time of all files, in seconds.
     pub(super) time: u64,

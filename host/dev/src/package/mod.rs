@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 /// The file with the checksums of all others.
 const SUMS: &str = "SHA256SUMS";
 
-/// What is packaged.
+/// The input of packages, and the folder for them.
 #[derive(Debug, Clone)]
 pub struct PackageOptions {
     /// The repository.

@@ -1,4 +1,4 @@
-//! What the tests need beyond a compiler: servers, tools of other languages, and what drives the browser.
+//! Sets up tools of the tests: servers, compilers of other languages, and a driver for the browser.
 
 use super::debian;
 use anyhow::{Context, Result, bail};

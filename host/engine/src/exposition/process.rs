@@ -35,7 +35,7 @@ pub(super) fn families() -> Vec<MetricFamily> {
     read.collect()
 }
 
-/// What /proc/self/stat says.
+/// Numbers from /proc/self/stat.
 #[derive(Debug, PartialEq)]
 struct Process {
     cpu_seconds: f64,

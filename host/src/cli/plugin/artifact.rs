@@ -4,7 +4,7 @@ use super::check;
 use super::{CheckArgs, PullArgs, PushArgs, SignArgs, VerifyArgs};
 use crate::cli::out::Out;
 use crate::config::TrustedKeys;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use dropsonde_model::names::is_plugin;
 use dropsonde_registry::{About, Credentials, Registry};
 use dropsonde_sandbox::replace::{SHARED, replace_file};
@@ -16,25 +16,25 @@ use std::path::{Path, PathBuf};
 pub(super) async fn pull(args: PullArgs, out: &mut Out) -> Result<()> {
     let trusted = trusted_keys(&args.key, &args.data)?;
     let reference = &args.reference;
-    let pulled = Registry::new(reference, Credentials::of_user())?.pull(reference).await?;
-    if let Some(wanted) = args.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(pulled.digest.hex())) {
-        bail!("{reference}: its sha256 is {}, and --sha256 wants {wanted}", pulled.digest.hex());
-    }
-    if !trusted.is_empty() {
-        let signature = pulled.signature.as_ref();
-        let signature = signature.with_context(|| format!("{reference}: it is not signed, and a key is wanted"))?;
-        trusted.verify(&pulled.component, signature).with_context(|| reference.to_string())?;
-    }
     let usual = || PathBuf::from(format!("{}.wasm", reference.repository.rsplit('/').next().unwrap_or_default()));
     let file = args.out.unwrap_or_else(usual);
     let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
     let is_plugin_file = is_plugin(&name) && file.extension().is_some_and(|extension| extension == "wasm");
     ensure!(is_plugin_file, "no plugin can be called {name:?}: name a file such as redis.wasm with --out");
-    // What it can do is shown beside what the file that it replaces can do.
-    let folder = tempfile_beside(&file)?;
+    let registry = Registry::new(reference, Credentials::of_user())?;
+    let found = registry.find(reference).await?;
+    found.check_sha256(args.sha256.as_deref(), "--sha256")?;
+    let component = registry.pull(&found).await?;
+    if !trusted.is_empty() {
+        let signature = found.signature();
+        let signature = signature.with_context(|| format!("{reference}: it is not signed, and a key is wanted"))?;
+        trusted.verify(&component, signature).with_context(|| reference.to_string())?;
+    }
+    // The new component is checked beside the one that it replaces.
+    let folder = private_folder_beside(&file)?;
     let new = folder.join(file.file_name().context("--out names no file")?);
     let shown = async {
-        fs::write(&new, &pulled.component).with_context(|| format!("cannot write {}", new.display()))?;
+        fs::write(&new, &component).with_context(|| format!("cannot write {}", new.display()))?;
         let against = file.exists().then(|| file.clone());
         check::check(CheckArgs { file: new.clone(), against, config: "{}".to_owned(), json: false }, out).await
     };
@@ -42,7 +42,7 @@ pub(super) async fn pull(args: PullArgs, out: &mut Out) -> Result<()> {
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     shown?;
     let signature = TrustedKeys::signature_of(&file);
-    match &pulled.signature {
+    match found.signature() {
         Some(text) => write(&signature, text.as_bytes())?,
         // That of another version would be wrong.
         None if signature.exists() => {
@@ -50,19 +50,19 @@ pub(super) async fn pull(args: PullArgs, out: &mut Out) -> Result<()> {
         }
         None => {}
     }
-    write(&file, &pulled.component)?;
-    let signed = match (&pulled.signature, trusted.is_empty()) {
+    write(&file, &component)?;
+    let signed = match (found.signature(), trusted.is_empty()) {
         (Some(_), false) => ", signed by a trusted key",
         (Some(_), true) => ", with a signature that nobody checked: name a key with --key",
         (None, _) => "",
     };
-    say!(out, "\n{}  {} bytes{signed}", file.display(), pulled.component.len());
-    say!(out, "To have a host pull it, add to the configuration:\n\n[plugins.{name}]\nfrom = \"{}\"", pulled.pinned);
+    say!(out, "\n{}  {} bytes{signed}", file.display(), component.len());
+    say!(out, "To have a host pull it, add to the configuration:\n\n[plugins.{name}]\nfrom = \"{}\"", found.pinned);
     Ok(())
 }
 
 /// Makes a folder for this user beside a file.
-fn tempfile_beside(file: &Path) -> Result<PathBuf> {
+fn private_folder_beside(file: &Path) -> Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt as _;
     let folder = file.with_extension(format!("pulled-{}", std::process::id()));
     let made = fs::DirBuilder::new().mode(0o700).create(&folder);

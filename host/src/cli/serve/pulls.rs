@@ -2,10 +2,10 @@
 //! finds any other. What was pulled before is used without the registry.
 
 use crate::config::{Config, PluginConfig, TrustedKeys};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use dropsonde_engine::plugins;
 use dropsonde_model::text;
-use dropsonde_registry::{Credentials, Digest, Pulled, Reference, Registry};
+use dropsonde_registry::{Credentials, Digest, Found, Reference, Registry};
 use dropsonde_sandbox::replace::{PRIVATE, make_inside, replace_file};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -25,7 +25,7 @@ static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 /// The folder in the data directory with the records of pulls.
 const FOLDER: &str = "pulled";
 
-/// What was pulled for a plugin.
+/// The record of a pull for a plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     /// The reference in the configuration.
@@ -117,45 +117,37 @@ impl Pull {
         let reference: Reference = self.from.parse()?;
         let named = reference.clone();
         let registry = tokio::task::spawn_blocking(move || Registry::new(&named, Credentials::of_user())).await??;
-        let component = registry.component(&reference).await?;
-        if there == Some(&component) {
+        let found = registry.find(&reference).await?;
+        if there == Some(found.digest()) {
             return Ok(());
         }
-        self.check_pin(&component)?;
-        let pulled = registry.pull(&reference).await?;
+        found.check_sha256(self.sha256.as_deref(), &format!("plugins.{}.sha256", self.name))?;
+        let component = registry.pull(&found).await?;
         let pull = self.clone();
-        tokio::task::spawn_blocking(move || pull.put(&pulled)).await?
-    }
-
-    fn check_pin(&self, component: &Digest) -> Result<()> {
-        match self.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(component.hex())) {
-            Some(wanted) => bail!("its sha256 is {}, and plugins.{}.sha256 wants {wanted}", component.hex(), self.name),
-            None => Ok(()),
-        }
+        tokio::task::spawn_blocking(move || pull.put(&found, &component)).await?
     }
 
     /// Puts what was pulled into the plugins folder, if it is what the configuration allows.
-    fn put(&self, pulled: &Pulled) -> Result<()> {
-        self.check_pin(&pulled.digest)?;
-        ensure!(pulled.component.len() as u64 <= plugins::LARGEST, "it is too large");
+    fn put(&self, found: &Found, component: &[u8]) -> Result<()> {
+        ensure!(component.len() as u64 <= plugins::LARGEST, "it is too large");
         if !self.trusted.is_empty() {
-            let signature = pulled.signature.as_ref().context("it is not signed, and trusted_keys is set")?;
-            self.trusted.verify(&pulled.component, signature)?;
+            let signature = found.signature().context("it is not signed, and trusted_keys is set")?;
+            self.trusted.verify(component, signature)?;
         }
         let record =
-            Record { from: self.from.clone(), pinned: pulled.pinned.to_string(), component: pulled.digest.clone() };
+            Record { from: self.from.clone(), pinned: found.pinned.to_string(), component: found.digest().clone() };
         make_inside(parent(&self.record))?;
         make_inside(parent(&self.file))?;
         // The signature first: the host reads the component as soon as it is there.
         let signature = TrustedKeys::signature_of(&self.file);
-        match &pulled.signature {
+        match found.signature() {
             Some(text) => replace_file(&signature, text.as_bytes(), PRIVATE)?,
             None => drop(fs::remove_file(signature)),
         }
-        replace_file(&self.file, &pulled.component, PRIVATE)
+        replace_file(&self.file, component, PRIVATE)
             .with_context(|| format!("cannot write {}", self.file.display()))?;
         replace_file(&self.record, &serde_json::to_vec(&record)?, PRIVATE)?;
-        tracing::info!(plugin = &*self.name, from = %pulled.pinned, sha256 = pulled.digest.hex(), "pulled a plugin");
+        tracing::info!(plugin = &*self.name, from = %found.pinned, sha256 = found.digest().hex(), "pulled a plugin");
         Ok(())
     }
 }

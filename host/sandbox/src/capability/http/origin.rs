@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins {
     rules: Vec<Rule>,
-    /// What paths of sockets are below.
+    /// The folder that paths of sockets are below. None: `/`.
     root: Option<Root>,
     /// Networks, besides the internet, that host names may resolve to.
     networks: Vec<Network>,
